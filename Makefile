@@ -1,0 +1,39 @@
+# Every target that needs the environment sets it up first; install.sh ends at once when nothing changed.
+
+PYTHON := .venv/bin/python
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+# No test may reach a model hub; threads beyond the cores, or one pool inside another, only slow a small machine down.
+TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(CORES)}
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test test-media check bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+
+install:  ## set up .venv (cpu or cuda, found by itself; ./install.sh --help says more)
+	@./install.sh
+
+demo: install  ## ask the embedded model about a clip made on the spot
+	@$(PYTHON) -m serving.demo
+
+serve: install  ## start the OpenAI-compatible server
+	@$(PYTHON) -m serving
+
+test: install  ## run the tests (without media and slow)
+	$(TEST_ENV) $(PYTHON) -m pytest
+
+test-media: install  ## run the container matrix over sample files, fetched first
+	FAVOR_ISCC_SAMPLES=$$(sh tests/fetch_iscc_samples.sh) $(TEST_ENV) $(PYTHON) -m pytest -m media tests/test_container_matrix.py
+
+check: install  ## lint, format and types
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+bench: install  ## time the causal Q-Former against the plain one
+	@$(PYTHON) -m benchmarks.causal_qformer
+
+clean:  ## remove caches and build output (.venv stays)
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

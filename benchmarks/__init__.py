@@ -1,0 +1,1 @@
+"""The proof of speed: one script per claim, each shows equal results before it times them."""

@@ -1,0 +1,1 @@
+"""Scoring: AVEB and its records, tasks, metrics and report, without torch."""
