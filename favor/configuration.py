@@ -201,10 +201,10 @@ class FavorConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def _check_widths(self) -> None:
-        connector = self.connector_config
+        connector, qformer = self.connector_config, self.qformer_config
         pairs = (
-            ("qformer_config.encoder_hidden_size", self.qformer_config.encoder_hidden_size, self.vision_config.hidden_size),
-            ("connector_config.visual_width", connector.visual_width, self.qformer_config.hidden_size),
+            ("qformer_config.encoder_hidden_size", qformer.encoder_hidden_size, self.vision_config.hidden_size),
+            ("connector_config.visual_width", connector.visual_width, qformer.hidden_size),
             ("connector_config.audio_widths[0]", connector.audio_widths[0], self.audio_config.d_model),
             ("connector_config.tokens_per_step", connector.tokens_per_step, self.num_image_query_tokens),
         )

@@ -1,0 +1,258 @@
+"""``FavorForConditionalGeneration``: encoders, connector and language model as one Hugging Face model.
+
+Shapes: B conversations, T tokens, C clips of all conversations, F frames of all clips, K 30-s chunks of all clips,
+S = 60 K audio steps, P visual tokens per frame, W windows of all clips, N queries per window, D language model width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationMixin,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from favor.configuration import FavorConfig
+from favor.connector import Connector, ConnectorOutput
+from favor.encoders import InstructBlipEncoder, WhisperAudioEncoder
+from favor.errors import PlaceholderError
+from favor.lora import add_lora
+from favor.sync import AUDIO_FRAMES_PER_STEP, ClipSteps, WindowPlan
+
+MEDIA_INPUTS = (
+    "pixel_values",
+    "num_frames",
+    "input_features",
+    "num_audio_steps",
+    "is_image",
+    "instruction_ids",
+    "instruction_mask",
+)
+"""Model inputs that only the first generation step needs; FavorProcessor makes them, see its docstring for shapes."""
+
+
+@dataclass
+class FavorOutput(ModelOutput):
+    """Output of the model.
+
+    Args:
+        loss: scalar, ``language_loss`` + diversity_weight * ``diversity_loss``; with labels only.
+        logits: (B, T, vocabulary).
+        past_key_values: the language model's cache.
+        language_loss: scalar cross-entropy over the labelled tokens.
+        diversity_loss: scalar, unweighted; with media only.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Any = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    language_loss: Tensor | None = None
+    diversity_loss: Tensor | None = None
+
+
+class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """A language model that sees and hears: clips become soft tokens in its input (paper section 3).
+
+    The encoders start frozen; with ``config.lora_config`` so does the language model but for its LoRA.
+    """
+
+    config_class = FavorConfig
+    config: FavorConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "video", "audio", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: FavorConfig) -> None:
+        super().__init__(config)
+        self.vision = InstructBlipEncoder(config)
+        self.audio = WhisperAudioEncoder(config.audio_config)
+        self.connector = Connector(config.connector_config, llm_width=config.text_config.hidden_size)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        if config.lora_config is not None:
+            add_lora(self.language_model, config.lora_config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, Connector | InstructBlipEncoder):
+            module.initialise()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.language_model.set_output_embeddings(new_embeddings)
+
+    def get_visual_features(
+        self, pixel_values: Tensor, num_frames: Tensor, instruction_ids: Tensor, instruction_mask: Tensor
+    ) -> Tensor:
+        """Visual tokens of all frames; each frame is read with its own clip's question.
+
+        Args:
+            pixel_values: (F, 3, size, size). num_frames: (C,) with sum F.
+            instruction_ids, instruction_mask: (C, question tokens).
+
+        Returns:
+            (F, P, width).
+        """
+        clip_of_frame = torch.repeat_interleave(num_frames)  # (F,)
+        return self.vision(pixel_values, instruction_ids[clip_of_frame], instruction_mask[clip_of_frame])
+
+    def get_audio_features(self, input_features: Tensor) -> Tensor:
+        """Whisper's vectors cut into steps: (K, mel bins, 3000) -> (S, 25, audio width)."""
+        return self.audio(input_features).flatten(0, 1).unflatten(0, (-1, AUDIO_FRAMES_PER_STEP))
+
+    def get_soft_tokens(
+        self,
+        *,
+        pixel_values: Tensor | None = None,
+        num_frames: Tensor,
+        input_features: Tensor | None = None,
+        num_audio_steps: Tensor,
+        is_image: Tensor,
+        instruction_ids: Tensor,
+        instruction_mask: Tensor,
+    ) -> ConnectorOutput:
+        """All clips to soft tokens, (W * N, D); inputs as made by :class:`favor.processor.FavorProcessor`."""
+        config = self.config.connector_config
+        like = self.connector.query_tokens
+        visual = like.new_zeros(0, config.tokens_per_step, config.visual_width)
+        audio = like.new_zeros(0, AUDIO_FRAMES_PER_STEP, config.audio_widths[0])
+        if pixel_values is not None and len(pixel_values):
+            visual = self.get_visual_features(pixel_values, num_frames, instruction_ids, instruction_mask)
+        if input_features is not None and len(input_features):
+            audio = self.get_audio_features(input_features)
+        plan = self._plan(num_frames.tolist(), num_audio_steps.tolist(), is_image.tolist())
+        return self.connector(visual.to(like.dtype), [audio.to(like.dtype)], plan)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        num_frames: Tensor | None = None,
+        input_features: Tensor | None = None,
+        num_audio_steps: Tensor | None = None,
+        is_image: Tensor | None = None,
+        instruction_ids: Tensor | None = None,
+        instruction_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> FavorOutput:
+        """Logits, and the loss if labels are given.
+
+        Args:
+            input_ids: (B, T); every soft token has its placeholder id.
+            labels: (B, T), -100 where nothing is asked; the loss is the mean over the rest.
+
+        The media inputs are described at :class:`favor.processor.FavorProcessor`.
+        """
+        clips = None
+        if inputs_embeds is None and num_frames is not None and len(num_frames):
+            clips = self.get_soft_tokens(
+                pixel_values=pixel_values,
+                num_frames=num_frames,
+                input_features=input_features,
+                num_audio_steps=num_audio_steps,
+                is_image=is_image,
+                instruction_ids=instruction_ids,
+                instruction_mask=instruction_mask,
+            )
+        if inputs_embeds is None and past_key_values is None:
+            inputs_embeds = self.embed(input_ids, clips)
+        elif inputs_embeds is None:  # a later step: what was generated is never a placeholder
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            labels=labels,
+            **kwargs,
+        )
+        return FavorOutput(
+            loss=self._total_loss(outputs.loss, clips),
+            logits=outputs.logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            language_loss=outputs.loss,
+            diversity_loss=None if clips is None else clips.diversity,
+        )
+
+    @torch.no_grad()
+    def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """Hugging Face ``generate``; media are encoded once, before the first step, whatever the number of beams."""
+        media = {name: kwargs.pop(name) for name in MEDIA_INPUTS if name in kwargs}
+        has_clips = media.get("num_frames") is not None and len(media["num_frames"]) > 0
+        clips = self.get_soft_tokens(**media) if has_clips else None
+        embeds = self.embed(input_ids, clips)
+        return super().generate(input_ids, inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
+
+    def embed(self, input_ids: Tensor, clips: ConnectorOutput | None) -> Tensor:
+        """The language model's input: word embeddings with the soft tokens in the places of their placeholders.
+
+        Args:
+            input_ids: (B, T). clips: soft tokens of all clips in the order of their placeholders, or None.
+
+        Returns:
+            (B, T, D).
+
+        Raises:
+            PlaceholderError: the numbers of placeholders and soft tokens differ.
+        """
+        words = self.get_input_embeddings()(input_ids)
+        is_placeholder = input_ids == self.config.placeholder_token_id
+        given, needed = int(is_placeholder.sum()), 0 if clips is None else len(clips.soft_tokens)
+        if given != needed:
+            raise PlaceholderError(
+                f"the text has {given} placeholders (token {self.config.placeholder_token_id}) "
+                f"and the clips have {needed} soft tokens",
+                allowed="as many placeholders as soft tokens",
+                advice="Make both with one FavorProcessor that was saved with this model",
+            )
+        if clips is None:
+            return words
+        return words.masked_scatter(is_placeholder[..., None], clips.soft_tokens.to(words.dtype))
+
+    def _plan(self, num_frames: list[int], num_audio_steps: list[int], is_image: list[bool]) -> WindowPlan:
+        config = self.config.connector_config
+        clips = [
+            ClipSteps.of_clip(
+                num_frames=frames, num_audio_steps=steps, is_image=image, length_rule=config.length_rule
+            )
+            for frames, steps, image in zip(num_frames, num_audio_steps, is_image, strict=True)
+        ]
+        return WindowPlan.of(clips, window_steps=config.window_steps, align=config.align)
+
+    def _total_loss(self, language_loss: Tensor | None, clips: ConnectorOutput | None) -> Tensor | None:
+        weight = self.config.connector_config.diversity_weight
+        if language_loss is None or clips is None or weight == 0:
+            return language_loss
+        return language_loss + weight * clips.diversity
+
+
+AutoConfig.register(FavorConfig.model_type, FavorConfig)
+AutoModelForCausalLM.register(FavorConfig, FavorForConditionalGeneration)

@@ -1,0 +1,90 @@
+"""Named models: each ``NAME.yaml`` beside this file is one.
+
+    describe(name)   the preset as written
+    config(name)     its FavorConfig; reads no other file, touches no network
+    build(name)      model and processor; here, and only here, the names of released weights are resolved
+
+``tiny`` needs no files at all: seeded random weights and tokenizers made on the spot.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from favor.configuration import FavorConfig
+from favor.errors import ConfigurationError
+
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A preset as written.
+
+    Args:
+        name: its name.
+        summary: one line on what it is.
+        config: arguments of FavorConfig.
+        weights: hub names or folders of released weights by part (instructblip, whisper, llm); empty for random ones.
+        seed: of the random weights.
+        processor: further arguments of FavorProcessor.
+    """
+
+    name: str
+    summary: str
+    config: dict[str, Any]
+    weights: dict[str, str]
+    seed: int = 0
+    processor: dict[str, Any] | None = None
+
+
+def names() -> list[str]:
+    """All presets."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+@cache
+def describe(name: str) -> Preset:
+    """Read one preset.
+
+    Raises:
+        ConfigurationError: no such preset, or an unknown key in it.
+    """
+    path = _FOLDER / f"{name}.yaml"
+    if name not in names():
+        nearest = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)
+        raise ConfigurationError(
+            f"there is no preset {name!r}", allowed=", ".join(names()), advice=f"Did you mean {nearest[0]!r}"
+        )
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    unknown = set(settings) - {field.name for field in fields(Preset)}
+    if unknown:
+        raise ConfigurationError(
+            f"preset {name} has the unknown keys {sorted(unknown)}",
+            allowed=", ".join(field.name for field in fields(Preset)),
+            advice="Remove them",
+        )
+    return Preset(name=name, **settings)
+
+
+def config(name: str) -> FavorConfig:
+    """The preset's configuration."""
+    return FavorConfig(**describe(name).config)
+
+
+def build(name: str) -> tuple[Any, Any]:
+    """Model (evaluation mode, CPU) and processor of a preset."""
+    preset = describe(name)
+    if preset.weights:
+        from favor.presets.released import assemble
+
+        return assemble(preset)
+    from favor.presets.random_weights import assemble
+
+    return assemble(preset)

@@ -1,0 +1,315 @@
+"""``FavorProcessor``: the one door from messages to tensors, for training, serving and evaluation alike.
+
+Shapes: B conversations, T tokens, C clips of all conversations, F frames of all clips, K 30-s chunks of sound of all
+clips, L question tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import (
+    AutoProcessor,
+    BatchFeature,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    WhisperFeatureExtractor,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+
+from favor.configuration import Align, FavorConfig, LengthRule
+from favor.errors import MessageError
+from favor.media import (
+    SAMPLE_RATE_HZ,
+    Clip,
+    MediaLimits,
+    MediaOptions,
+    Receipt,
+    load_audio,
+    load_image,
+    load_video,
+)
+from favor.messages import AudioPart, ImagePart, MediaPart, Message, VideoPart
+from favor.prompt import IGNORED, EncodedPrompt, clips_of, encode, instruction_of_each_clip, normalise, pieces_of
+from favor.sync import STEP_S, STEPS_PER_AUDIO_CHUNK, ClipSteps, num_audio_chunks, num_windows
+
+Progress = Callable[[float, float], None]
+
+MAX_INSTRUCTION_TOKENS = 256
+"""Question tokens that the image Q-Former reads; longer questions lose their beginning (released code)."""
+
+
+@dataclass(frozen=True)
+class ClipReceipt:
+    """What a clip became: what was decoded, and how much of the model's input it takes."""
+
+    media: Receipt
+    kind: Literal["video", "audio", "image"]
+    num_steps: int
+    num_windows: int
+    num_soft_tokens: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The receipt as one JSON-ready object."""
+        return {
+            **self.media.to_dict(),
+            "kind": self.kind,
+            "num_steps": self.num_steps,
+            "num_windows": self.num_windows,
+            "num_soft_tokens": self.num_soft_tokens,
+        }
+
+
+class FavorInputs(BatchFeature):
+    """The model's inputs, and beside them the receipts of every clip: ``receipts[b]`` belongs to conversation b."""
+
+    receipts: tuple[tuple[ClipReceipt, ...], ...] = ()
+
+
+class FavorProcessor(ProcessorMixin):
+    """Messages to model inputs. Saved beside a model, whose connector settings it repeats.
+
+    ``processor(messages)`` gives, as a :class:`FavorInputs`:
+
+    ==================  =====================  =============================================================
+    input_ids           (B, T) int64           every soft token has its placeholder; padded on the left to ask,
+                                               on the right to train
+    attention_mask      (B, T) int64
+    labels              (B, T) int64           with ``answer`` only: assistant turns and their end tokens
+    pixel_values        (F, 3, s, s) float32   normalised frames, clip after clip; absent without pictures
+    num_frames          (C,) int64             this and all below are absent in a batch without clips
+    input_features      (K, mels, 3000) f32    log-mel chunks, clip after clip; absent without sound
+    num_audio_steps     (C,) int64             0.5-s steps of real sound
+    is_image            (C,) bool
+    instruction_ids     (C, L) int64           the question as the image Q-Former's tokens
+    instruction_mask    (C, L) int64
+    ==================  =====================  =============================================================
+    """
+
+    image_processor: BaseImageProcessor
+    feature_extractor: WhisperFeatureExtractor
+    tokenizer: PreTrainedTokenizerBase
+    qformer_tokenizer: PreTrainedTokenizerBase
+
+    def __init__(
+        self,
+        image_processor: BaseImageProcessor,
+        feature_extractor: WhisperFeatureExtractor,
+        tokenizer: PreTrainedTokenizerBase,
+        qformer_tokenizer: PreTrainedTokenizerBase,
+        placeholder_token_id: int = 0,
+        prompt_format: Literal["vicuna", "chat_template"] = "vicuna",
+        num_query_tokens: int = 32,
+        window_steps: int = 10,
+        align: Align = "sync",
+        length_rule: LengthRule = "true",
+        frame_rule: Literal["midpoints", "first_last"] = "midpoints",
+        max_seconds: float = 300.0,
+        when_too_long: Literal["refuse", "cut"] = "refuse",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(image_processor, feature_extractor, tokenizer, qformer_tokenizer, **kwargs)
+        self.placeholder_token_id = placeholder_token_id
+        self.prompt_format: Literal["vicuna", "chat_template"] = prompt_format
+        self.num_query_tokens = num_query_tokens
+        self.window_steps = window_steps
+        self.align: Align = align
+        self.length_rule: LengthRule = length_rule
+        self.frame_rule: Literal["midpoints", "first_last"] = frame_rule
+        self.max_seconds = max_seconds
+        self.when_too_long: Literal["refuse", "cut"] = when_too_long
+        self.limits = MediaLimits()
+        qformer_tokenizer.truncation_side = "left"
+
+    @classmethod
+    def for_config(
+        cls,
+        config: FavorConfig,
+        *,
+        image_processor: BaseImageProcessor,
+        feature_extractor: WhisperFeatureExtractor,
+        tokenizer: PreTrainedTokenizerBase,
+        qformer_tokenizer: PreTrainedTokenizerBase,
+        **options: Any,
+    ) -> FavorProcessor:
+        """A processor that fits a model of this configuration; ``options`` are the remaining arguments."""
+        connector = config.connector_config
+        return cls(
+            image_processor,
+            feature_extractor,
+            tokenizer,
+            qformer_tokenizer,
+            placeholder_token_id=config.placeholder_token_id,
+            prompt_format=config.prompt_format,
+            num_query_tokens=connector.num_query_tokens,
+            window_steps=connector.window_steps,
+            align=connector.align,
+            length_rule=connector.length_rule,
+            **options,
+        )
+
+    def __call__(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        answer: str | Sequence[str] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> FavorInputs:
+        """Read all clips and lay out all conversations.
+
+        Args:
+            messages: one conversation, or a batch of them.
+            answer: the assistant's answer (one per conversation): adds ``labels`` for training.
+            progress: told (seconds decoded, seconds in all) while a video is read.
+
+        Raises:
+            FavorError: a clip or a conversation that cannot be used; says what, what is allowed, what to do.
+        """
+        batch = _as_batch(messages)
+        answers = [answer] * len(batch) if answer is None or isinstance(answer, str) else list(answer)
+        if len(answers) != len(batch):
+            raise MessageError(
+                f"{len(batch)} conversations and {len(answers)} answers came",
+                allowed="one answer per conversation",
+                advice="Give as many answers as conversations",
+            )
+        turns = [normalise(chat, answer=text) for chat, text in zip(batch, answers, strict=True)]
+        clips = [[self.load(part, progress=progress) for part in clips_of(chat)] for chat in turns]
+        receipts = tuple(tuple(self.receipt(clip) for clip in chat) for chat in clips)
+        prompts = [self._encode(chat, receipt) for chat, receipt in zip(turns, receipts, strict=True)]
+        data = self._pad(prompts, has_labels=answer is not None)
+        all_clips = [clip for chat in clips for clip in chat]
+        if all_clips:
+            instructions = [text for chat in turns for text in instruction_of_each_clip(chat)]
+            data |= self._clip_tensors(all_clips) | self._instruction_tensors(instructions)
+        inputs = FavorInputs(data)
+        inputs.receipts = receipts
+        return inputs
+
+    def load(self, part: MediaPart, *, progress: Progress | None = None) -> Clip:
+        """Decode one media part to frames and a waveform."""
+        options = MediaOptions(
+            frame_rule=self.frame_rule,
+            frame_size=self.image_processor.size["height"],
+            max_seconds=self.max_seconds,
+            when_too_long=self.when_too_long,
+        )
+        limits = self.limits
+        match part:
+            case VideoPart(source, sound, name, use_audio):
+                return load_video(
+                    source,
+                    sound=sound,
+                    use_audio=use_audio,
+                    name=name,
+                    options=options,
+                    limits=limits,
+                    progress=progress,
+                )
+            case ImagePart(source, sound, name):
+                return load_image(source, sound=sound, name=name, options=options, limits=limits)
+            case AudioPart(source, name):
+                return load_audio(source, name=name, options=options, limits=limits)
+
+    def receipt(self, clip: Clip) -> ClipReceipt:
+        """What the clip will take of the model's input."""
+        steps = ClipSteps.of_clip(
+            num_frames=len(clip.frames),
+            num_audio_steps=clip.num_audio_steps,
+            is_image=clip.is_image,
+            length_rule=self.length_rule,
+        ).length(self.align)
+        windows = num_windows(steps, self.window_steps)
+        return ClipReceipt(
+            media=clip.receipt,
+            kind="image" if clip.is_image else "video" if len(clip.frames) else "audio",
+            num_steps=steps,
+            num_windows=windows,
+            num_soft_tokens=windows * self.num_query_tokens,
+        )
+
+    def decode(self, *args: Any, **kwargs: Any) -> str:
+        """Token ids to text, by the language model's tokenizer."""
+        return self.tokenizer.decode(*args, **kwargs)
+
+    def batch_decode(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Rows of token ids to texts, by the language model's tokenizer."""
+        return self.tokenizer.batch_decode(*args, **kwargs)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        from favor.modeling import MEDIA_INPUTS
+
+        return ["input_ids", "attention_mask", *MEDIA_INPUTS]
+
+    def _encode(self, turns: Sequence[Message], receipts: Sequence[ClipReceipt]) -> EncodedPrompt:
+        pieces = pieces_of(turns, self.tokenizer, prompt_format=self.prompt_format)
+        return encode(
+            pieces,
+            self.tokenizer,
+            placeholder_token_id=self.placeholder_token_id,
+            soft_tokens_per_clip=[receipt.num_soft_tokens for receipt in receipts],
+        )
+
+    def _pad(self, prompts: Sequence[EncodedPrompt], *, has_labels: bool) -> dict[str, torch.Tensor]:
+        longest = max(len(prompt.input_ids) for prompt in prompts)
+        filler_id = self.tokenizer.eos_token_id  # as FAVOR does; a tokenizer's own pad may be our placeholder
+        rows: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
+        for prompt in prompts:
+            fill = longest - len(prompt.input_ids)
+            mask = [1] * len(prompt.input_ids)
+            for name, row, filler in (
+                ("input_ids", prompt.input_ids, filler_id),
+                ("attention_mask", mask, 0),
+                ("labels", prompt.labels, IGNORED),
+            ):
+                rows[name].append(row + [filler] * fill if has_labels else [filler] * fill + row)
+        if not has_labels:
+            del rows["labels"]
+        return {name: torch.tensor(values) for name, values in rows.items()}
+
+    def _clip_tensors(self, clips: Sequence[Clip]) -> dict[str, torch.Tensor]:
+        data = {
+            "num_frames": torch.tensor([len(clip.frames) for clip in clips]),
+            "num_audio_steps": torch.tensor([clip.num_audio_steps for clip in clips]),
+            "is_image": torch.tensor([clip.is_image for clip in clips]),
+        }
+        frames = [frame for clip in clips for frame in clip.frames]
+        if frames:
+            pixels = self.image_processor(images=frames, do_resize=False, return_tensors="pt")
+            data["pixel_values"] = pixels["pixel_values"]
+        chunks = [chunk for clip in clips for chunk in _chunks(clip)]
+        if chunks:
+            features = self.feature_extractor(chunks, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")
+            data["input_features"] = features["input_features"]
+        return data
+
+    def _instruction_tensors(self, instructions: Sequence[str]) -> dict[str, torch.Tensor]:
+        encoded = self.qformer_tokenizer(
+            list(instructions),
+            padding=True,
+            truncation=True,
+            max_length=MAX_INSTRUCTION_TOKENS,
+            return_tensors="pt",
+        )
+        return {"instruction_ids": encoded["input_ids"], "instruction_mask": encoded["attention_mask"]}
+
+
+def _as_batch(messages: Sequence[Message] | Sequence[Sequence[Message]]) -> list[Sequence[Message]]:
+    if not messages:
+        raise MessageError("no message was given", allowed="one message or more", advice="Ask something")
+    return [messages] if isinstance(messages[0], Message) else list(messages)  # type: ignore[list-item,arg-type]
+
+
+def _chunks(clip: Clip) -> list[np.ndarray]:
+    """The waveform in pieces of 30 s, as many as its steps need."""
+    size = int(STEPS_PER_AUDIO_CHUNK * STEP_S * SAMPLE_RATE_HZ)
+    number = num_audio_chunks(clip.num_audio_steps)
+    return [clip.waveform[place * size : (place + 1) * size] for place in range(number)]
+
+
+AutoProcessor.register(FavorConfig, FavorProcessor)
