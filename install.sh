@@ -108,6 +108,7 @@ fi
 extras=$(echo "$extras,$had_extras" | tr ',' '\n' | sed '/^$/d' | sort -u | paste -sd, -)
 
 if [ "$mode $extras $(fingerprint)" = "$had_mode $had_extras $had_fingerprint" ] && recent_enough .venv/bin/python; then
+    [ -n "${MAKELEVEL:-}" ] || say "nothing to do (mode $mode, extras $extras)"
     exit 0
 fi
 
