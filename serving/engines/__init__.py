@@ -1,0 +1,1 @@
+"""What answers a conversation: one protocol (``base``), one file per engine."""
