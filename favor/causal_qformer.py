@@ -6,6 +6,7 @@ H hidden width.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -20,12 +21,13 @@ class CausalQFormerLayer(nn.Module):
 
     def __init__(self, config: ConnectorConfig) -> None:
         super().__init__()
-        common = {"num_heads": config.num_attention_heads, "dropout": config.dropout, "eps": config.layer_norm_eps}
         joint, hidden = config.joint_width, config.hidden_size
-        has_causal_block = config.causal_direction != "none"
-        self.causal = Attention(joint, context_width=joint, **common) if has_causal_block else None
-        self.self_attention = Attention(hidden, context_width=hidden, **common)
-        self.cross_attention = Attention(hidden, context_width=joint, **common)
+        attention = partial(
+            Attention, num_heads=config.num_attention_heads, dropout=config.dropout, eps=config.layer_norm_eps
+        )
+        self.causal = None if config.causal_direction == "none" else attention(joint, context_width=joint)
+        self.self_attention = attention(hidden, context_width=hidden)
+        self.cross_attention = attention(hidden, context_width=joint)
         self.feed_forward = FeedForward(
             hidden,
             inner_width=config.intermediate_size,
@@ -85,9 +87,7 @@ class CausalQFormer(nn.Module):
         joint = self.joint_norm(windows.flatten(1, 2)) + self.positions.weight[: steps * tokens]  # (W, L, D)
         return self.read(query_tokens, joint, num_steps=steps, is_real=is_real)
 
-    def read(
-        self, query_tokens: Tensor, joint: Tensor, *, num_steps: int, is_real: Tensor | None = None
-    ) -> Tensor:
+    def read(self, query_tokens: Tensor, joint: Tensor, *, num_steps: int, is_real: Tensor | None = None) -> Tensor:
         """The layers alone: (Q, H) queries over (W, L, D) tokens that already have their LayerNorm and positions."""
         tokens = joint.shape[1] // num_steps
         queries = self.dropout(self.query_norm(query_tokens)).expand(joint.shape[0], -1, -1)  # (W, Q, H)
@@ -99,9 +99,7 @@ class CausalQFormer(nn.Module):
             queries = layer(queries, joint, causal_mask=causal_mask, window_mask=window_mask)
         return queries
 
-    def _causal_mask(
-        self, steps: int, tokens: int, *, is_real: Tensor | None, device: torch.device
-    ) -> Tensor | None:
+    def _causal_mask(self, steps: int, tokens: int, *, is_real: Tensor | None, device: torch.device) -> Tensor | None:
         """One mask serves every window, unless padding could leak, which end padding cannot when looking back."""
         direction = self.config.causal_direction
         if direction == "none":

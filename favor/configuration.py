@@ -1,12 +1,12 @@
 """``FavorConfig`` and its sub-configurations: everything that decides a model's shape, on the Hugging Face contract.
 
-    FavorConfig
-    ├── vision_config     InstructBlipVisionConfig    EVA ViT
-    ├── qformer_config    InstructBlipQFormerConfig   image Q-Former, instruction-aware
-    ├── audio_config      WhisperConfig               only its encoder half is used
-    ├── connector_config  ConnectorConfig             synchronisation, windows, causal Q-Former, projection
-    ├── text_config       any causal LM's config
-    └── lora_config       LoraOptions, or None
+FavorConfig
+├── vision_config     InstructBlipVisionConfig    EVA ViT
+├── qformer_config    InstructBlipQFormerConfig   image Q-Former, instruction-aware
+├── audio_config      WhisperConfig               only its encoder half is used
+├── connector_config  ConnectorConfig             synchronisation, windows, causal Q-Former, projection
+├── text_config       any causal LM's config
+└── lora_config       LoraOptions, or None
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from favor.errors import ConfigurationError
 CausalDirection = Literal["past", "future", "none"]
 Align = Literal["sync", "concat"]
 LengthRule = Literal["true", "padded"]
+PromptFormat = Literal["vicuna", "chat_template"]
 DiversityReduction = Literal["mean", "sum"]
 
 WHISPER_LARGE_V2 = {
@@ -176,15 +177,15 @@ class FavorConfig(PreTrainedConfig):
         "lora_config": LoraOptions,
     }
 
-    vision_config: dict | PreTrainedConfig | None = None
-    qformer_config: dict | PreTrainedConfig | None = None
-    audio_config: dict | PreTrainedConfig | None = None
-    connector_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
-    lora_config: dict | PreTrainedConfig | None = None
+    vision_config: InstructBlipVisionConfig | Any = None
+    qformer_config: InstructBlipQFormerConfig | Any = None
+    audio_config: WhisperConfig | Any = None
+    connector_config: ConnectorConfig | Any = None
+    text_config: Any = None
+    lora_config: LoraOptions | Any = None
     num_image_query_tokens: int = 32
     placeholder_token_id: int = 0
-    prompt_format: Literal["vicuna", "chat_template"] = "vicuna"
+    prompt_format: PromptFormat = "vicuna"
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -37,10 +37,10 @@ class Decoding:
         _require(self.repetition_penalty > 0.0, "repetition_penalty", self.repetition_penalty, "above 0; 1 is none")
 
 
-RELEASED = Decoding(max_new_tokens=512, num_beams=5, repetition_penalty=1.5)
-"""Decoding of the released FAVOR and video-SALMONN inference code: 5 beams, penalty 1.5."""
-
-
 def _require(is_allowed: bool, name: str, value: float, allowed: str) -> None:
     if not is_allowed:
         raise ConfigurationError(f"{name} is {value}", allowed=allowed, advice=f"Correct {name}")
+
+
+RELEASED = Decoding(max_new_tokens=512, num_beams=5, repetition_penalty=1.5)
+"""Decoding of the released FAVOR and video-SALMONN inference code: 5 beams, penalty 1.5."""

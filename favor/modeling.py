@@ -170,20 +170,22 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         The media inputs are described at :class:`favor.processor.FavorProcessor`.
         """
         clips = None
-        if inputs_embeds is None and num_frames is not None and len(num_frames):
-            clips = self.get_soft_tokens(
-                pixel_values=pixel_values,
-                num_frames=num_frames,
-                input_features=input_features,
-                num_audio_steps=num_audio_steps,
-                is_image=is_image,
-                instruction_ids=instruction_ids,
-                instruction_mask=instruction_mask,
-            )
-        if inputs_embeds is None and past_key_values is None:
-            inputs_embeds = self.embed(input_ids, clips)
-        elif inputs_embeds is None:  # a later step: what was generated is never a placeholder
-            inputs_embeds = self.get_input_embeddings()(input_ids)
+        if inputs_embeds is None:
+            assert input_ids is not None, "neither input_ids nor inputs_embeds were given"
+            media = {
+                "pixel_values": pixel_values,
+                "num_frames": num_frames,
+                "input_features": input_features,
+                "num_audio_steps": num_audio_steps,
+                "is_image": is_image,
+                "instruction_ids": instruction_ids,
+                "instruction_mask": instruction_mask,
+            }
+            clips = self._clips(media)
+            if clips is None and past_key_values is not None:  # a later step: what was generated is no placeholder
+                inputs_embeds = self.get_input_embeddings()(input_ids)
+            else:
+                inputs_embeds = self.embed(input_ids, clips)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -206,8 +208,7 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
         """Hugging Face ``generate``; media are encoded once, before the first step, whatever the number of beams."""
         media = {name: kwargs.pop(name) for name in MEDIA_INPUTS if name in kwargs}
-        has_clips = media.get("num_frames") is not None and len(media["num_frames"]) > 0
-        clips = self.get_soft_tokens(**media) if has_clips else None
+        clips = self._clips(media)
         embeds = self.embed(input_ids, clips)
         return super().generate(input_ids, inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
 
@@ -237,12 +238,14 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return words
         return words.masked_scatter(is_placeholder[..., None], clips.soft_tokens.to(words.dtype))
 
+    def _clips(self, media: dict[str, Any]) -> ConnectorOutput | None:
+        num_frames = media.get("num_frames")
+        return None if num_frames is None or len(num_frames) == 0 else self.get_soft_tokens(**media)
+
     def _plan(self, num_frames: list[int], num_audio_steps: list[int], is_image: list[bool]) -> WindowPlan:
         config = self.config.connector_config
         clips = [
-            ClipSteps.of_clip(
-                num_frames=frames, num_audio_steps=steps, is_image=image, length_rule=config.length_rule
-            )
+            ClipSteps.of_clip(num_frames=frames, num_audio_steps=steps, is_image=image, length_rule=config.length_rule)
             for frames, steps, image in zip(num_frames, num_audio_steps, is_image, strict=True)
         ]
         return WindowPlan.of(clips, window_steps=config.window_steps, align=config.align)

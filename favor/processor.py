@@ -6,9 +6,8 @@ clips, L question tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,47 +20,17 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
-from favor.configuration import Align, FavorConfig, LengthRule
+from favor.clips import ClipReader, ClipReceipt, Progress, TooLongRule
+from favor.configuration import Align, FavorConfig, LengthRule, PromptFormat
 from favor.errors import MessageError
-from favor.media import (
-    SAMPLE_RATE_HZ,
-    Clip,
-    MediaLimits,
-    MediaOptions,
-    Receipt,
-    load_audio,
-    load_image,
-    load_video,
-)
-from favor.messages import AudioPart, ImagePart, MediaPart, Message, VideoPart
+from favor.media import SAMPLE_RATE_HZ, Clip, MediaOptions
+from favor.media.limits import FrameRule
+from favor.messages import Message
 from favor.prompt import IGNORED, EncodedPrompt, clips_of, encode, instruction_of_each_clip, normalise, pieces_of
-from favor.sync import STEP_S, STEPS_PER_AUDIO_CHUNK, ClipSteps, num_audio_chunks, num_windows
-
-Progress = Callable[[float, float], None]
+from favor.sync import STEP_S, STEPS_PER_AUDIO_CHUNK, num_audio_chunks
 
 MAX_INSTRUCTION_TOKENS = 256
 """Question tokens that the image Q-Former reads; longer questions lose their beginning (released code)."""
-
-
-@dataclass(frozen=True)
-class ClipReceipt:
-    """What a clip became: what was decoded, and how much of the model's input it takes."""
-
-    media: Receipt
-    kind: Literal["video", "audio", "image"]
-    num_steps: int
-    num_windows: int
-    num_soft_tokens: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """The receipt as one JSON-ready object."""
-        return {
-            **self.media.to_dict(),
-            "kind": self.kind,
-            "num_steps": self.num_steps,
-            "num_windows": self.num_windows,
-            "num_soft_tokens": self.num_soft_tokens,
-        }
 
 
 class FavorInputs(BatchFeature):
@@ -102,27 +71,26 @@ class FavorProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase,
         qformer_tokenizer: PreTrainedTokenizerBase,
         placeholder_token_id: int = 0,
-        prompt_format: Literal["vicuna", "chat_template"] = "vicuna",
+        prompt_format: PromptFormat = "vicuna",
         num_query_tokens: int = 32,
         window_steps: int = 10,
         align: Align = "sync",
         length_rule: LengthRule = "true",
-        frame_rule: Literal["midpoints", "first_last"] = "midpoints",
+        frame_rule: FrameRule = "midpoints",
         max_seconds: float = 300.0,
-        when_too_long: Literal["refuse", "cut"] = "refuse",
+        when_too_long: TooLongRule = "refuse",
         **kwargs: Any,
     ) -> None:
         super().__init__(image_processor, feature_extractor, tokenizer, qformer_tokenizer, **kwargs)
         self.placeholder_token_id = placeholder_token_id
-        self.prompt_format: Literal["vicuna", "chat_template"] = prompt_format
+        self.prompt_format: PromptFormat = prompt_format
         self.num_query_tokens = num_query_tokens
         self.window_steps = window_steps
         self.align: Align = align
         self.length_rule: LengthRule = length_rule
-        self.frame_rule: Literal["midpoints", "first_last"] = frame_rule
+        self.frame_rule: FrameRule = frame_rule
         self.max_seconds = max_seconds
-        self.when_too_long: Literal["refuse", "cut"] = when_too_long
-        self.limits = MediaLimits()
+        self.when_too_long: TooLongRule = when_too_long
         qformer_tokenizer.truncation_side = "left"
 
     @classmethod
@@ -178,8 +146,9 @@ class FavorProcessor(ProcessorMixin):
                 advice="Give as many answers as conversations",
             )
         turns = [normalise(chat, answer=text) for chat, text in zip(batch, answers, strict=True)]
-        clips = [[self.load(part, progress=progress) for part in clips_of(chat)] for chat in turns]
-        receipts = tuple(tuple(self.receipt(clip) for clip in chat) for chat in clips)
+        reader = self.reader
+        clips = [[reader.load(part, progress=progress) for part in clips_of(chat)] for chat in turns]
+        receipts = tuple(tuple(reader.receipt(clip) for clip in chat) for chat in clips)
         prompts = [self._encode(chat, receipt) for chat, receipt in zip(turns, receipts, strict=True)]
         data = self._pad(prompts, has_labels=answer is not None)
         all_clips = [clip for chat in clips for clip in chat]
@@ -190,46 +159,20 @@ class FavorProcessor(ProcessorMixin):
         inputs.receipts = receipts
         return inputs
 
-    def load(self, part: MediaPart, *, progress: Progress | None = None) -> Clip:
-        """Decode one media part to frames and a waveform."""
-        options = MediaOptions(
-            frame_rule=self.frame_rule,
-            frame_size=self.image_processor.size["height"],
-            max_seconds=self.max_seconds,
-            when_too_long=self.when_too_long,
-        )
-        limits = self.limits
-        match part:
-            case VideoPart(source, sound, name, use_audio):
-                return load_video(
-                    source,
-                    sound=sound,
-                    use_audio=use_audio,
-                    name=name,
-                    options=options,
-                    limits=limits,
-                    progress=progress,
-                )
-            case ImagePart(source, sound, name):
-                return load_image(source, sound=sound, name=name, options=options, limits=limits)
-            case AudioPart(source, name):
-                return load_audio(source, name=name, options=options, limits=limits)
-
-    def receipt(self, clip: Clip) -> ClipReceipt:
-        """What the clip will take of the model's input."""
-        steps = ClipSteps.of_clip(
-            num_frames=len(clip.frames),
-            num_audio_steps=clip.num_audio_steps,
-            is_image=clip.is_image,
+    @property
+    def reader(self) -> ClipReader:
+        """What decodes the clips."""
+        return ClipReader(
+            options=MediaOptions(
+                frame_rule=self.frame_rule,
+                frame_size=self.image_processor.size["height"],
+                max_seconds=self.max_seconds,
+                when_too_long=self.when_too_long,
+            ),
+            num_query_tokens=self.num_query_tokens,
+            window_steps=self.window_steps,
+            align=self.align,
             length_rule=self.length_rule,
-        ).length(self.align)
-        windows = num_windows(steps, self.window_steps)
-        return ClipReceipt(
-            media=clip.receipt,
-            kind="image" if clip.is_image else "video" if len(clip.frames) else "audio",
-            num_steps=steps,
-            num_windows=windows,
-            num_soft_tokens=windows * self.num_query_tokens,
         )
 
     def decode(self, *args: Any, **kwargs: Any) -> str:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from favor.configuration import PromptFormat
 from favor.errors import ConfigurationError, MessageError
 from favor.messages import MediaPart, Message, TextPart
 
@@ -102,7 +102,7 @@ def clips_of(turns: Sequence[Message]) -> list[MediaPart]:
 
 
 def pieces_of(
-    turns: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, prompt_format: Literal["vicuna", "chat_template"]
+    turns: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, prompt_format: PromptFormat
 ) -> list[Piece]:
     """Pieces of a normalised conversation; after a user's turn they end where the answer begins."""
     if prompt_format == "vicuna":

@@ -34,7 +34,7 @@ class Golden:
         return {key[len(prefix) :]: value for key, value in self.tensors.items() if key.startswith(prefix)}
 
     def check(self, key: str, ours: Tensor, *, where: Tensor | None = None) -> None:
-        """Assert that ``ours`` equals the saved tensor ``key`` within the file's tolerance (only ``where`` it is set)."""
+        """Assert that ``ours`` equals the saved tensor ``key`` within the file's tolerance (only ``where`` set)."""
         saved = self.tensors[key]
         assert ours.shape == saved.shape, f"{key}: ours {tuple(ours.shape)}, saved {tuple(saved.shape)}"
         limit = self.meta["tolerance"]["grad" if key.startswith("grad") else "out"] * max(1.0, saved.abs().max().item())
@@ -94,5 +94,3 @@ def our_gradient(module: nn.Module, official_name: str, *, prefix: str = "") -> 
     gradient = module.get_parameter(our_connector_name(official_name).removeprefix(prefix)).grad
     return gradient[None] if official_name.endswith("query_tokens") else gradient
 
-
-torch.manual_seed(0)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.golden_vectors import Golden, load_official, our_gradient
 from torch import Tensor
 
 from favor.causal_qformer import CausalQFormer, diversity_loss
 from favor.configuration import ConnectorConfig
 from favor.connector import Connector
 from favor.sync import STEPS_PER_AUDIO_CHUNK, ClipSteps, WindowPlan
+from tests.golden_vectors import Golden, load_official, our_gradient
 
 FILES = {name: Golden.load(name) for name in (
     "favor_qformer_block4", "favor_qformer_block32", "favor_sync", "favor_diversity", "favor_connector",
@@ -61,11 +61,10 @@ def test_the_causal_qformer_equals_the_official_one_block_by_block(file: str, ca
             is_causal_padding_masked=False,
         )
     ).eval()
-    queries = golden.params["video_query_tokens"] if "video_query_tokens" in golden.params else None
     official = {key: value for key, value in golden.params.items() if "bert" in key}
     query_key = next(key for key in golden.params if "query_tokens" in key)
     queries = golden.params[query_key].squeeze(0).clone().requires_grad_()
-    state = {f"video_Qformer.{key[key.index('bert'):]}": value for key, value in official.items()}
+    state = {f"video_Qformer.{key[key.index('bert') :]}": value for key, value in official.items()}
     own = qformer.state_dict()
     if is_skipped:
         state = {key: value for key, value in state.items() if "encoder_causal_attention" not in key}
@@ -75,7 +74,12 @@ def test_the_causal_qformer_equals_the_official_one_block_by_block(file: str, ca
 
     found: dict[str, Tensor] = {}
     for number, layer in enumerate(qformer.layers):
-        parts = {"causal": layer.causal, "self": layer.self_attention, "cross": layer.cross_attention, "ffn": layer.feed_forward}
+        parts = {
+            "causal": layer.causal,
+            "self": layer.self_attention,
+            "cross": layer.cross_attention,
+            "ffn": layer.feed_forward,
+        }
         for part, module in parts.items():
             if module is not None:
                 key = f"layer{number}/{part}"
@@ -100,11 +104,13 @@ def test_the_causal_qformer_equals_the_official_one_block_by_block(file: str, ca
         if "query_tokens" in key:
             golden.check(f"grad/{case}/param/{key}", queries.grad.view_as(golden.params[key]))
         else:
-            name = f"video_Qformer.{key[key.index('bert'):]}"
+            name = f"video_Qformer.{key[key.index('bert') :]}"
             golden.check(f"grad/{case}/param/{key}", our_gradient(qformer, name, prefix="qformer."))
 
 
-def packed_case(golden: Golden, case: str, window_steps: int) -> tuple[Tensor, list[Tensor], WindowPlan, dict[str, Tensor]]:
+def packed_case(
+    golden: Golden, case: str, window_steps: int
+) -> tuple[Tensor, list[Tensor], WindowPlan, dict[str, Tensor]]:
     """A golden case's batch as packed frames, packed audio steps and a plan; also the leaves that get gradients."""
     given = golden.below(f"in/{case}/")
     settings = golden.meta["cases"][case]
@@ -129,7 +135,13 @@ def packed_case(golden: Golden, case: str, window_steps: int) -> tuple[Tensor, l
         for flag in flags
     ]
     width = golden.meta["config"]["visual_width"]
-    visual = leaves["image"] if is_image else leaves["visual"].flatten(0, 1) if "visual" in leaves else torch.zeros(0, 32, width)
+    visual = (
+        leaves["image"]
+        if is_image
+        else leaves["visual"].flatten(0, 1)
+        if "visual" in leaves
+        else torch.zeros(0, 32, width)
+    )
     names = ["audio", "beats"] if golden.meta["config"].get("use_beats") else ["audio"]
     audio = [pack_audio(leaves.get(name), chunks, golden.meta["config"][f"{name}_width"]) for name in names]
     return visual, audio, WindowPlan.of(clips, window_steps=window_steps), leaves
@@ -139,7 +151,9 @@ def pack_audio(audio: Tensor | None, chunks: int, width: int) -> Tensor:
     if audio is None:
         return torch.zeros(0, 25, width)
     steps = audio.unflatten(1, (-1, 25))  # (B, steps, 25, D)
-    filled = torch.cat((steps, steps.new_zeros(len(steps), chunks * STEPS_PER_AUDIO_CHUNK - steps.shape[1], 25, width)), dim=1)
+    filled = torch.cat(
+        (steps, steps.new_zeros(len(steps), chunks * STEPS_PER_AUDIO_CHUNK - steps.shape[1], 25, width)), dim=1
+    )
     return filled.flatten(0, 1)
 
 
@@ -171,7 +185,9 @@ def test_the_connector_equals_the_official_one_end_to_end(file: str, case: str) 
     golden = FILES[file]
     config = golden.meta["config"]
     settings = golden.meta["cases"][case]
-    connector = Connector(connector_config(golden, direction=settings["direction"]), llm_width=config["llm_width"]).eval()
+    connector = Connector(
+        connector_config(golden, direction=settings["direction"]), llm_width=config["llm_width"]
+    ).eval()
     load_official(connector, golden.params)
     visual, audio, plan, leaves = packed_case(golden, case, config["groupsize"])
     output = connector(visual, audio, plan)

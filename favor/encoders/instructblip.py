@@ -40,9 +40,7 @@ class InstructBlipEncoder(nn.Module):
         patches = self.vit(frames)  # (F, 1 + patches, ViT width)
         if not self.is_frozen:
             return self._query(patches, instruction_ids, instruction_mask)
-        pieces = zip(
-            *(rows.split(ROWS_PER_PASS) for rows in (patches, instruction_ids, instruction_mask)), strict=True
-        )
+        pieces = zip(*(rows.split(ROWS_PER_PASS) for rows in (patches, instruction_ids, instruction_mask)), strict=True)
         with torch.no_grad():
             return torch.cat([self._query(*piece) for piece in pieces])
 

@@ -60,7 +60,9 @@ def describe(name: str) -> Preset:
     if name not in names():
         nearest = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)
         raise ConfigurationError(
-            f"there is no preset {name!r}", allowed=", ".join(names()), advice=f"Did you mean {nearest[0]!r}"
+            f"there is no preset or folder {name!r}",
+            allowed=f"{', '.join(names())}, or an existing model folder",
+            advice=f"Did you mean {nearest[0]!r}",
         )
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     unknown = set(settings) - {field.name for field in fields(Preset)}
@@ -82,9 +84,19 @@ def build(name: str) -> tuple[Any, Any]:
     """Model (evaluation mode, CPU) and processor of a preset."""
     preset = describe(name)
     if preset.weights:
-        from favor.presets.released import assemble
+        from favor.presets import released
 
-        return assemble(preset)
-    from favor.presets.random_weights import assemble
+        return released.assemble(preset)
+    from favor.presets import random_weights
 
-    return assemble(preset)
+    return random_weights.assemble(preset)
+
+
+def clip_reader(name: str, **options: Any) -> Any:
+    """What decodes clips for a preset, without its weights; ``options`` go to :class:`favor.media.MediaOptions`."""
+    from favor.clips import ClipReader
+    from favor.media import MediaOptions
+
+    fitting = config(name)
+    given = {**(describe(name).processor or {}), **options}
+    return ClipReader.for_config(fitting, MediaOptions(frame_size=fitting.vision_config.image_size, **given))

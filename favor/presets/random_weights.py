@@ -22,11 +22,13 @@ def assemble(preset: Preset) -> tuple[FavorForConditionalGeneration, FavorProces
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.seed)
         model = FavorForConditionalGeneration(config).eval()
+    tokenizer = byte_tokenizer()
+    model.generation_config.suppress_tokens = unprintable_ids(tokenizer)  # babble, but legible babble
     processor = FavorProcessor.for_config(
         config,
         image_processor=_image_processor(config.vision_config.image_size),
         feature_extractor=WhisperFeatureExtractor(feature_size=config.audio_config.num_mel_bins),
-        tokenizer=byte_tokenizer(),
+        tokenizer=tokenizer,
         qformer_tokenizer=letter_tokenizer(),
         **(preset.processor or {}),
     )
@@ -42,6 +44,16 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
     )
+
+
+def unprintable_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Ids of all tokens but the end token that are not printable ASCII."""
+    texts = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+    return [
+        token
+        for token, text in enumerate(texts)
+        if token != tokenizer.eos_token_id and not (text.isascii() and text.isprintable() and len(text) == 1)
+    ]
 
 
 def letter_tokenizer() -> PreTrainedTokenizerFast:

@@ -1,0 +1,132 @@
+"""The command line: ``python -m favor ask CLIP "QUESTION"`` and ``python -m favor inspect CLIP``.
+
+Exit status: 0 done; 1 the answer was interrupted; 2 something given cannot be used (one line on stderr says what).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from favor.errors import FavorError
+from favor.messages import AudioPart, ImagePart, MediaPart, VideoPart
+
+if TYPE_CHECKING:
+    from favor.clips import ClipReader, TooLongRule
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except FavorError as error:
+        print(f"error ({error.code}): {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 1
+    return 0
+
+
+def ask(options: argparse.Namespace) -> None:
+    """Stream an answer about a clip."""
+    from favor.chat import Chat
+    from favor.decoding import RELEASED, Decoding
+    from favor.messages import user
+    from favor.terminal import DecodingProgress, quiet_libraries
+
+    quiet_libraries()
+    part = _part(options)
+    chat = Chat.load(options.model)
+    chat.processor.max_seconds, chat.processor.when_too_long = options.max_seconds, _when_too_long(options)
+    with DecodingProgress() as progress:
+        prepared = chat.prepare([user(part, options.question)], progress=progress)
+    decoding = RELEASED if options.beams else Decoding(temperature=options.temperature, seed=options.seed)
+    decoding = replace(decoding, max_new_tokens=options.max_tokens)
+    for piece in chat.stream(prepared, decoding):
+        print(piece.text, end="", flush=True)
+    print()
+    if chat.name == "tiny":
+        print("note: the model 'tiny' has random weights; its words mean nothing.", file=sys.stderr)
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Show what the model would see and hear of a clip."""
+    from favor.terminal import DecodingProgress, print_receipt, quiet_libraries
+
+    quiet_libraries()
+    part = _part(options)
+    reader = _reader(options)
+    with DecodingProgress() as progress:
+        receipt = reader.receipt(reader.load(part, progress=progress))
+    if options.json:
+        print(json.dumps(receipt.to_dict(), allow_nan=False))
+    else:
+        print_receipt(receipt)
+
+
+def _part(options: argparse.Namespace) -> MediaPart:
+    from favor.media import sniff_kind
+
+    path = Path(options.clip)
+    name = path.name or options.clip
+    kind = options.as_kind or sniff_kind(path, name=name)
+    sound = Path(options.sound) if options.sound else None
+    if kind == "image":
+        return ImagePart(path, sound=sound, name=name)
+    if kind == "audio":
+        return AudioPart(path, name=name)
+    return VideoPart(path, sound=sound, name=name, use_audio=not options.no_audio)
+
+
+def _reader(options: argparse.Namespace) -> ClipReader:
+    from favor import presets
+
+    if Path(options.model).is_dir() and options.model not in presets.names():
+        from favor.checkpoint import load_processor
+
+        processor = load_processor(options.model)
+        processor.max_seconds, processor.when_too_long = options.max_seconds, _when_too_long(options)
+        return processor.reader
+    return presets.clip_reader(options.model, max_seconds=options.max_seconds, when_too_long=_when_too_long(options))
+
+
+def _when_too_long(options: argparse.Namespace) -> TooLongRule:
+    return "cut" if options.cut else "refuse"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m favor", description="Ask a model about a video and its sound.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    clip = argparse.ArgumentParser(add_help=False)
+    clip.add_argument("clip", metavar="CLIP", help="a video, image or sound file")
+    clip.add_argument("--model", default="tiny", help="preset or model folder (default: %(default)s)")
+    clip.add_argument("--sound", metavar="FILE", help="a sound file that replaces the clip's own sound")
+    clip.add_argument("--no-audio", action="store_true", help="leave the sound of the video out")
+    clip.add_argument("--max-seconds", type=float, default=300.0, help="longest clip (default: %(default)s)")
+    clip.add_argument("--cut", action="store_true", help="cut a longer clip instead of refusing it")
+    clip.add_argument("--as", dest="as_kind", choices=("video", "audio", "image"), help="do not guess what CLIP is")
+
+    command = commands.add_parser("ask", parents=[clip], help="answer a question about a clip")
+    command.add_argument("question", metavar="QUESTION")
+    command.add_argument("--max-tokens", type=int, default=256, help="longest answer (default: %(default)s)")
+    command.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    command.add_argument("--seed", type=int, help="seed of the sampling")
+    command.add_argument("--beams", action="store_true", help="decode as the released FAVOR does: 5 beams, penalty 1.5")
+    command.set_defaults(run=ask)
+
+    command = commands.add_parser("inspect", parents=[clip], help="show what the model sees and hears of a clip")
+    command.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    command.set_defaults(run=inspect)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
