@@ -262,14 +262,14 @@ BAD_CLIPS = [
         made(lambda: with_broken_packets("audio")),
         "video",
         UnreadableMediaError,
-        ("damaged", "(audio) at 0.4"),
+        ("damaged", "(audio) near 0.4"),
     ),
     BadClip(
         "a corrupt video packet",
         made(lambda: with_broken_packets("video")),
         "video",
         UnreadableMediaError,
-        ("damaged", "(video) at 0."),
+        ("damaged", "(video) near 0.9"),
     ),
     BadClip(
         "an avi that claims a huge picture",
@@ -432,6 +432,13 @@ BAD_CLIPS = [
         ("damaged picture",),
     ),
     BadClip("a truncated png", made(lambda: png(320, 240)[:300]), "image", UnreadableMediaError, ("damaged picture",)),
+    BadClip(
+        "a truncated mkv",
+        made(lambda: _half(clips.clip(container="matroska"))),
+        "video",
+        UnreadableMediaError,
+        ("damaged: the file ends at 1.", "of 4.0"),
+    ),
     BadClip(
         "a truncated flac",
         made(lambda: _half(clips.sound_file(4.0, at=(0.5, 1.5, 2.5, 3.5), container="flac", codec="flac"))),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -70,6 +71,14 @@ SHAPES = {
         "video_codec": "libvpx-vp9",
         "audio_codec": "libopus",
         "video_options": {"deadline": "realtime", "cpu-used": "8"},
+    },
+    "an edit list that hides the beginning": {"video_start_s": -0.6, "audio_start_s": -0.6, "seconds": 4.6},
+    "webm without a length": {
+        "container": "webm",
+        "video_codec": "libvpx-vp9",
+        "audio_codec": "libopus",
+        "video_options": {"deadline": "realtime", "cpu-used": "8"},
+        "container_options": {"live": "1"},
     },
     "fragmented mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov"}},
 }
@@ -305,6 +314,29 @@ def test_every_sound_format_keeps_the_beep_in_its_step(container, codec, decoder
     assert clip.receipt.duration_s == pytest.approx(3.0, abs=0.06)
     assert clip.frames.shape == (0, 224, 224, 3)
     assert clip.receipt.video is None
+
+
+@pytest.mark.parametrize("stated", [0, 0x7FFFF000, 0xFFFFFFFF])
+def test_a_wav_that_came_through_a_pipe_is_read_to_its_end(stated):
+    data = clips.sound_file(2.0, at=(1.75,))
+    for place in (4, data.index(b"data") + 4):
+        data = clips.overwrite(data, place, struct.pack("<I", stated))
+    clip = load_audio(data)
+    assert clips.loud_steps(clip.waveform) == [3]
+    assert clip.receipt.audio.seconds == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 3, 5, 8, 16])
+def test_any_number_of_channels_is_averaged(num_channels):
+    samples = np.zeros((16_000, num_channels), dtype="<i2")
+    samples[:, -1] = 16_384
+    target = io.BytesIO()
+    with wave.open(target, "wb") as file:
+        file.setparams((num_channels, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(samples.tobytes())
+    clip = load_audio(target.getvalue())
+    assert clip.waveform == pytest.approx(np.full(16_000, 0.5 / num_channels), abs=1e-6)
+    assert clip.receipt.audio.num_channels == num_channels
 
 
 def test_a_separate_sound_replaces_the_videos_own():

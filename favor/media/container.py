@@ -26,8 +26,8 @@ _SAFE_OPENING = {"format_whitelist": _FORMATS, "protocol_whitelist": "none"}
 # Their headers hold a real length. The others are measured by FFmpeg from the bit rate, which may be far off.
 _FORMATS_WITH_LENGTH = {"mov", "matroska", "avi", "flac", "wav", "w64", "aiff", "ogg", "asf", "gif", "caf"}
 
-_MISSING_S = Fraction(1, 2)
-_MISSING_SHARE = Fraction(1, 50)
+_MISSING_S = 0.5
+_MISSING_SHARE = 0.02
 """Headers are a little off in honest files; more than this is a file that was cut off."""
 
 _BUFFER_BYTES = 2**17
@@ -93,20 +93,35 @@ def stream_seconds(stream: av.stream.Stream) -> Fraction | None:
 def check_whole(
     container: av.container.InputContainer, stream: av.stream.Stream, *, seconds: Fraction, reading: Reading
 ) -> None:
-    """Notice a file that was cut off: its header promises clearly more than the ``seconds`` that came out.
+    """Notice a stream that was cut off: its header promises clearly more than the ``seconds`` that came out.
 
     Raises:
         UnreadableMediaError: when damage is refused; otherwise it is noted.
     """
     stated = stream_seconds(stream)
-    if stated is None or not is_in_family(container, *_FORMATS_WITH_LENGTH):
-        return
+    if stated is not None and is_in_family(container, *_FORMATS_WITH_LENGTH):
+        _compare(
+            f"stream {stream.index} ({stream.type})", seconds=float(seconds), stated=float(stated), reading=reading
+        )
+
+
+def check_whole_matroska(container: av.container.InputContainer, *, end_s: float, reading: Reading) -> None:
+    """The same for Matroska and WebM, which state one length for all streams: until when the last of them lasts.
+
+    Args:
+        end_s: the end of the last used stream, on the file's clock.
+    """
+    if is_in_family(container, "matroska") and container.duration and not reading.skipped:
+        _compare("the file", seconds=end_s, stated=container.duration / av.time_base, reading=reading)
+
+
+def _compare(what: str, *, seconds: float, stated: float, reading: Reading) -> None:
     if seconds >= stated - max(_MISSING_S, _MISSING_SHARE * stated):
         return
-    what = f"stream {stream.index} ({stream.type}) ends at {float(seconds):.2f} s of {float(stated):.2f} s"
+    ending = f"{what} ends at {seconds:.2f} s of {stated:.2f} s"
     if reading.options.when_damaged == "refuse":
-        raise reading.damaged(what)
-    reading.note(f"the file is damaged: {what}")
+        raise reading.damaged(ending)
+    reading.note(f"what is missing: {ending}")
 
 
 def picture_stream(container: av.container.InputContainer) -> av.VideoStream | None:

@@ -10,6 +10,7 @@ import numpy as np
 from favor.errors import MissingStreamError, UnreadableMediaError
 from favor.media.clip import SAMPLE_RATE_HZ, AudioReceipt, Clip, Receipt, VideoReceipt
 from favor.media.container import (
+    check_whole_matroska,
     not_media,
     note_unused_streams,
     open_container,
@@ -81,7 +82,7 @@ def load_video(
             )
         heard = _own_sound(reading, use_own=use_audio and sound is None)
         own_start = heard.start if heard is not None else None
-        picture = _picture(reading, sound_start=own_start)
+        picture = _picture(reading, own_sound=heard)
         if use_audio and sound is not None:
             heard = _separate_sound(sound, reading)
         delay = Fraction(0) if own_start is None or heard is None else own_start - picture.zero
@@ -148,13 +149,18 @@ def _own_sound(reading: Reading, *, use_own: bool) -> Sound | None:
         return heard
 
 
-def _picture(reading: Reading, *, sound_start: Fraction | None) -> Picture:
+def _picture(reading: Reading, *, own_sound: Sound | None) -> Picture:
     # A second pass over the file: the sound's beginning decides the clip's zero, and holding the frames until it is
     # known would cost memory without bound.
     with open_container(reading) as container:
         stream = picture_stream(container)
         assert stream is not None, "the first pass found a picture"
-        return load_frames(container, stream, sound_start=sound_start, reading=reading)
+        start = None if own_sound is None else own_sound.start
+        picture = load_frames(container, stream, sound_start=start, reading=reading)
+        sound_end_s = 0.0 if own_sound is None else float(own_sound.start) + own_sound.seconds
+        end_s = max(float(picture.zero) + picture.end_s, sound_end_s)
+        check_whole_matroska(container, end_s=end_s, reading=reading)
+        return picture
 
 
 def _sound_alone(reading: Reading) -> Sound:

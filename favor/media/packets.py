@@ -38,10 +38,11 @@ def decode_frames(
     read_only(container, stream)
     damage = Damage()
     has_begun = False
-    # Where recordings were joined, MPEG-TS calls whole packets corrupt; there the decoder is the judge.
-    is_broadcast = is_in_family(container, "mpegts")
+    # MPEG-TS calls whole packets corrupt where recordings were joined, and plain samples need no whole packet: a wav
+    # that came through a pipe states no length, so its last packet always looks cut. There the decoder is the judge.
+    trusts_decoder = is_in_family(container, "mpegts", "wav", "w64", "aiff", "au")
     for packet in _packets(container, stream, reading):
-        frames = None if packet.is_corrupt and not is_broadcast else _decode(packet, reading)
+        frames = None if packet.is_corrupt and not trusts_decoder else _decode(packet, reading)
         if frames is None:
             # A recording may begin between two key frames; what comes before the first one was never decodable.
             if has_begun or packet.is_keyframe:
@@ -64,7 +65,9 @@ def decode_frames(
 def _prepare(stream: av.VideoStream | av.AudioStream, reading: Reading) -> None:
     if stream.type == "video":
         context = stream.codec_context
-        context.thread_type = "AUTO"
+        # With frame threads an error surfaces a few packets late, and on flushing it hides good frames behind it: no
+        # harm where the first error ends the loading, wrong where damage is skipped.
+        context.thread_type = "AUTO" if reading.options.when_damaged == "refuse" else "SLICE"
         context.thread_count = _THREADS
         context.options = {"max_pixels": str(refused_pixels(reading.limits))}
 
@@ -107,7 +110,7 @@ def _check_size(packet: av.Packet[Any], reading: Reading) -> None:
 def _mark(damage: Damage, packet: av.Packet[Any], reading: Reading) -> None:
     at_s = 0.0 if packet.pts is None or packet.time_base is None else float(packet.pts * packet.time_base)
     if reading.options.when_damaged == "refuse":
-        raise reading.damaged(f"a packet of stream {packet.stream.index} ({packet.stream.type}) at {at_s:.2f} s")
+        raise reading.damaged(f"a packet of stream {packet.stream.index} ({packet.stream.type}) near {at_s:.2f} s")
     if damage.count == 0:
         damage.first_s = at_s
     damage.count += 1
