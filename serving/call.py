@@ -91,6 +91,8 @@ def _path(problem: ErrorDetails) -> str:
             place += f"[{step}]"
         elif not (at > 1 and steps[at - 2] == "content"):
             place += f".{step}"
+    if problem["type"].startswith("union_tag"):
+        place += ".type"
     return place.removeprefix(".")[:200]
 
 

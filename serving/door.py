@@ -1,13 +1,11 @@
 """The front door: key, body limit, request id, and the last catch for errors. It stands before all routes.
 
-It looks at ``scope["path"]`` alone, which no crafted ``Host`` can change. A request that is refused before its body was
-read has the rest read and thrown away for a while, because a client still sending would otherwise see a reset
-connection instead of the answer.
+It looks at ``scope["path"]`` alone, which no crafted ``Host`` can change. A request that is refused early is answered
+at once; uvicorn throws away what its client still sends, so the answer is not lost in a reset connection.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import logging
@@ -24,7 +22,6 @@ from serving.settings import Settings
 logger = logging.getLogger("favor.serving")
 
 OPEN_PATHS = frozenset({"/health"})
-DISCARD_S = 10.0
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
@@ -40,7 +37,7 @@ class FrontDoor:
             return await self.app(scope, receive, send)
         headers = Headers(scope=scope)
         intake = Intake(receive, headers, self._settings.max_body_bytes, self._held)
-        reply = Reply(send, intake, _request_id(headers))
+        reply = Reply(send, _request_id(headers))
         try:
             self._check_key(scope["path"], headers)
             intake.check_declared()
@@ -84,7 +81,7 @@ class Held:
 
 
 class Intake:
-    """One request's body on its way in: counted, limited, and thrown away when nobody wants it."""
+    """One request's body on its way in: counted and limited, before it is put together."""
 
     def __init__(self, receive: Receive, headers: Headers, limit: int, held: Held) -> None:
         self._receive = receive
@@ -92,14 +89,13 @@ class Intake:
         self._limit = limit
         self._held = held
         self._size = 0
-        self.is_complete = self._declared == 0 and "transfer-encoding" not in headers
 
     def check_declared(self) -> None:
         if self._declared > self._limit:
             raise body_too_large(self._limit)
 
     async def receive(self) -> Message:
-        message = await self._next()
+        message = await self._receive()
         size = len(message.get("body", b""))
         if self._size + size > self._limit:
             raise body_too_large(self._limit)
@@ -107,26 +103,15 @@ class Intake:
         self._size += size
         return message
 
-    async def discard(self) -> None:
-        while not self.is_complete:
-            await self._next()
-
     def release(self) -> None:
         self._held.remove(self._size)
-        self._size = 0
-
-    async def _next(self) -> Message:
-        message = await self._receive()
-        self.is_complete = self.is_complete or not message.get("more_body", False)
-        return message
 
 
 class Reply:
-    """One response on its way out: carries the request id, and lets the body run out before the end."""
+    """One response on its way out: carries the request id, and knows whether it has started."""
 
-    def __init__(self, send: Send, intake: Intake, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
-        self._intake = intake
         self.request_id = request_id
         self.has_started = False
 
@@ -134,18 +119,7 @@ class Reply:
         if message["type"] == "http.response.start":
             self.has_started = True
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
-        elif not message.get("more_body", False) and not self._intake.is_complete:
-            return await self._send_and_discard(message)
         await self._send(message)
-
-    async def _send_and_discard(self, message: Message) -> None:
-        await self._send({**message, "more_body": True})
-        self._intake.release()
-        try:
-            await asyncio.wait_for(self._intake.discard(), DISCARD_S)
-        except asyncio.TimeoutError:
-            logger.info("request %s: still sending after it was refused", self.request_id)
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def receive_nothing(self) -> Message:
         raise AssertionError("an error's response reads nothing")

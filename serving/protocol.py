@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic_core import PydanticCustomError
 
 # ---- requests --------------------------------------------------------------------------------------------------------
 
@@ -49,8 +50,12 @@ class VideoContent(_Asked):
 Content = Annotated[TextContent | ImageContent | AudioContent | VideoContent, Field(discriminator="type")]
 
 
-def _as_list(content: object) -> object:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+def _as_list(content: object) -> list[object]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if isinstance(content, list):
+        return content
+    raise PydanticCustomError("content_type", "Input should be a text or a list of content parts")
 
 
 def _as_strings(stop: object) -> object:

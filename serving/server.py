@@ -52,7 +52,10 @@ class Server(uvicorn.Server):
 def bind(settings: Settings) -> socket.socket:
     """The listening socket; taken before the model is loaded, so that a busy port is known at once."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    return socket.create_server((settings.host, settings.port), family=family)
+    listener = socket.create_server((settings.host, settings.port), family=family)
+    # Accepted sockets inherit it; asyncio leaves it unset on those of a listener whose protocol was not named.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def address_of(listener: socket.socket) -> str:

@@ -155,6 +155,14 @@ def test_a_server_told_to_stop_lets_a_running_stream_end_well(serving):
         assert [line for line in lines if line][-1] == "data: [DONE]"
 
 
+def test_no_answer_is_held_back_by_the_network_stack(echo):
+    """Small writes without TCP_NODELAY wait for the other side's acknowledgement: 40 ms for every token."""
+    for _ in range(20):
+        echo.ask()  # Linux acknowledges a young connection's packets at once, which would hide the wait
+    best_s = min(echo.ask().elapsed.total_seconds() for _ in range(10))
+    assert best_s < 0.03
+
+
 # --- a whole answer -----------------------------------------------------------------------------------------------
 
 
