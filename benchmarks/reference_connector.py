@@ -55,8 +55,7 @@ def _joint_steps(connector: Connector, visual: Tensor, audio: Sequence[Tensor]) 
     steps = []
     for t in range(max(len(visual), *(len(stream) for stream in audio))):
         parts = [visual[t] if t < len(visual) else torch.zeros(config.tokens_per_step, config.visual_width)]
-        for projection, stream in zip(connector.audio_projections, audio, strict=True):
-            slot = torch.zeros(config.tokens_per_step, config.visual_width)
+    XX = torch.zeros(config.tokens_per_step, config.visual_width)
             if t < len(stream):
                 heard = stream[t] @ projection.weight.T + projection.bias
                 slot = torch.cat((heard, slot[len(heard) :]))
@@ -73,6 +72,7 @@ def _read_window(qformer: CausalQFormer, queries: Tensor, window: Sequence[Tenso
     may_see = _frame_block_mask(len(window), tokens, qformer.config.causal_direction)
     queries = _layer_norm(queries, qformer.query_norm)
     for layer in qformer.layers:
+        assert isinstance(layer, CausalQFormerLayer)
         queries = _layer(layer, queries, joint, may_see)
     return queries
 
