@@ -55,7 +55,9 @@ def _joint_steps(connector: Connector, visual: Tensor, audio: Sequence[Tensor]) 
     steps = []
     for t in range(max(len(visual), *(len(stream) for stream in audio))):
         parts = [visual[t] if t < len(visual) else torch.zeros(config.tokens_per_step, config.visual_width)]
-    XX = torch.zeros(config.tokens_per_step, config.visual_width)
+        for projection, stream in zip(connector.audio_projections, audio, strict=True):
+            assert isinstance(projection, torch.nn.Linear)
+            slot = torch.zeros(config.tokens_per_step, config.visual_width)
             if t < len(stream):
                 heard = stream[t] @ projection.weight.T + projection.bias
                 slot = torch.cat((heard, slot[len(heard) :]))

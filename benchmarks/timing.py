@@ -22,7 +22,7 @@ class Cost:
 
 
 def measure(call: Callable[[], Any], *, repeats: int, device: str) -> Cost:
-    """Cost of ``call``: memory of its first run, which finds nothing to reuse; the least time of all 1 + repeats runs."""
+    """Cost of ``call``: memory of its first run, which finds nothing to reuse; least time of 1 + repeats runs."""
     first = _once(call, device)
     return Cost(min([first.seconds, *(_once(call, device).seconds for _ in range(repeats))]), first.peak_bytes)
 
