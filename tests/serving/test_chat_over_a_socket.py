@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from PIL import Image
 
 from favor.decoding import Decoding
 from favor.errors import ConfigurationError, UnreadableMediaError
@@ -330,8 +331,15 @@ def clips() -> dict[str, bytes]:
         "video": written(frames=frames, fps=10, waveform=waveform),
         "silent": written(frames=frames, fps=10),
         "sound": written(waveform=waveform, container="wav"),
+        "picture": drawn(frames[0]),
         "text": b"This is no video at all.\n" * 100,
     }
+
+
+def drawn(frame: np.ndarray) -> bytes:
+    target = io.BytesIO()
+    Image.fromarray(frame).save(target, "png")
+    return target.getvalue()
 
 
 def written(**clip: object) -> bytes:
@@ -365,6 +373,15 @@ def test_a_sound_alone_is_a_clip(tiny, media, clips):
     body = tiny.ask([media("input_audio", clips["sound"]), text("What rings?")], max_tokens=2).json()
     assert [(receipt["kind"], receipt["video"]) for receipt in body["media_report"]] == [("audio", None)]
     assert body["usage"]["prompt_tokens_details"]["audio_tokens"] > 0
+
+
+def test_a_picture_and_the_sound_after_it_are_shown_to_tiny_as_one_clip(tiny, media, clips):
+    content = [media("image_url", clips["picture"]), media("input_audio", clips["sound"]), text("What rings?")]
+    body = tiny.ask(content, max_tokens=2).json()
+    (receipt,) = body["media_report"]
+    assert (receipt["name"], receipt["kind"]) == ("messages[0].content[0].image_url", "image")
+    assert (receipt["video"]["codec"], receipt["audio"]["seconds"]) == ("png", 2.0)
+    assert body["usage"]["prompt_tokens_details"]["image_tokens"] == receipt["num_soft_tokens"]
 
 
 def test_every_clip_has_its_report_in_the_order_of_the_request(tiny, media, clips):
