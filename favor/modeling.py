@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     GenerationMixin,
     PreTrainedModel,
 )
@@ -258,4 +260,5 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
 
 AutoConfig.register(FavorConfig.model_type, FavorConfig)
-AutoModelForCausalLM.register(FavorConfig, FavorForConditionalGeneration)
+for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+    auto_class.register(FavorConfig, FavorForConditionalGeneration)
