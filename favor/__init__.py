@@ -4,10 +4,10 @@
 
     Chat.load("tiny").answer([user(VideoPart("clip.mp4"), "What happens after the bell rings?")])
 
-Where things are: ``messages`` the vocabulary, ``media`` and ``clips`` decoding, ``prompt`` and ``processor`` messages to
-tensors, ``sync`` the arithmetic of steps and windows, ``encoders`` eyes and ears, ``connector`` and ``causal_qformer``
-the trained heart, ``modeling`` the whole model, ``presets`` named models, ``chat`` answers, ``errors`` all that is
-raised on purpose.
+Where things are: ``messages`` the vocabulary, ``media`` and ``clips`` decoding, ``prompt`` and ``processor`` from
+messages to tensors, ``sync`` the arithmetic of steps and windows, ``encoders`` eyes and ears, ``connector`` and
+``causal_qformer`` the trained heart, ``modeling`` the whole model, ``presets`` named models, ``chat`` answers,
+``errors`` all that is raised on purpose.
 """
 
 from __future__ import annotations

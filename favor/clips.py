@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from favor.configuration import Align, FavorConfig, LengthRule
+from favor.errors import MediaError
 from favor.media import Clip, MediaLimits, MediaOptions, Receipt, load_audio, load_image, load_video
 from favor.messages import AudioPart, ImagePart, MediaPart, VideoPart
 from favor.sync import ClipSteps, num_windows
@@ -69,8 +70,15 @@ class ClipReader:
         """Frames and waveform of one media part.
 
         Raises:
-            MediaError: it cannot be used; says what, what is allowed, what to do.
+            MediaError: it cannot be used; says what, what is allowed, what to do. Its ``subject`` is the part's name.
         """
+        try:
+            return self._load(part, progress)
+        except MediaError as error:
+            error.subject = part.name
+            raise
+
+    def _load(self, part: MediaPart, progress: Progress | None) -> Clip:
         options, limits = self.options, self.limits
         match part:
             case VideoPart(source, sound, name, use_audio):

@@ -26,9 +26,12 @@ class FavorError(Exception):
         given: what we got, in words with the numbers in it.
         allowed: what we would have accepted.
         advice: what the caller can do now.
+
+    ``subject`` is the name of the media part that the error is about, where there is one.
     """
 
     code = "favor_error"
+    subject: str | None = None
 
     def __init__(self, given: str, *, allowed: str, advice: str) -> None:
         self.given = given

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Mapping
 
 from pydantic import BaseModel
@@ -22,7 +21,6 @@ logger = logging.getLogger("favor.serving")
 
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 _NO_RETRY = {"x-should-retry": "false"}
-_PART_NAME = re.compile(r"messages\[\d+\](\.content\[\d+\])?(\.\w+)?")
 
 
 class ErrorDetail(BaseModel):
@@ -115,16 +113,12 @@ def as_api_error(error: Exception) -> ApiError:
 def _of_favor(error: FavorError) -> ApiError:
     """A clip that cannot be used is 422, a question that cannot be asked 400; all else is our own fault."""
     if isinstance(error, MediaError):
-        return ApiError(422, str(error), code=error.code, param=_part_named_in(error))
-    if isinstance(error, (MessageError, ConfigurationError, PlaceholderError)):
-        return ApiError(400, str(error), code=error.code, param=_part_named_in(error))
+        return ApiError(422, str(error), code=error.code, param=error.subject or "messages")
+    if isinstance(error, MessageError):
+        return ApiError(400, str(error), code=error.code, param="messages")
+    if isinstance(error, (ConfigurationError, PlaceholderError)):
+        return ApiError(400, str(error), code=error.code)
     return _unexpected(error)
-
-
-def _part_named_in(error: FavorError) -> str | None:
-    """The part an error speaks of: parts are named by their place in the request, and errors name the part."""
-    found = _PART_NAME.search(error.given)
-    return found[0] if found else "messages" if isinstance(error, (MediaError, MessageError)) else None
 
 
 def _of_http(error: HTTPException) -> ApiError:

@@ -10,7 +10,14 @@ import time
 import httpx
 import pytest
 
-from favor.errors import CheckpointError, ConfigurationError, MediaLimitError, MessageError, PlaceholderError
+from favor.errors import (
+    CheckpointError,
+    ConfigurationError,
+    MediaError,
+    MediaLimitError,
+    MessageError,
+    PlaceholderError,
+)
 from serving.engines.base import EngineStoppedError, QueueFullError
 from serving.engines.echo import EchoEngine
 from serving.errors import as_api_error
@@ -301,15 +308,19 @@ def raising(serving_long):
     return arm
 
 
+def about(subject: str, error: MediaError) -> MediaError:
+    error.subject = subject
+    return error
+
+
 THREE = {"allowed": "less", "advice": "Send less"}
 ENGINE_ERRORS = {
     "media": (
-        MediaLimitError("messages[2].content[1].input_audio is 9 h long", **THREE),
+        about("messages[2].content[1].input_audio", MediaLimitError("it is 9 h long", **THREE)),
         (422, "messages[2].content[1].input_audio", "media_limit_exceeded"),
     ),
-    "media without a name": (MediaLimitError("it is long", **THREE), (422, "messages", "media_limit_exceeded")),
+    "media without a subject": (MediaLimitError("it is long", **THREE), (422, "messages", "media_limit_exceeded")),
     "message": (MessageError("the last message is an assistant's", **THREE), (400, "messages", "invalid_message")),
-    "message named": (MessageError("messages[1] is empty", **THREE), (400, "messages[1]", "invalid_message")),
     "placeholder": (PlaceholderError("3 for 4", **THREE), (400, None, "placeholder_mismatch")),
     "setting": (ConfigurationError("num_beams is 99", **THREE), (400, None, "invalid_configuration")),
     "queue": (QueueFullError(7, retry_after_s=2.5), (429, None, "queue_full")),
