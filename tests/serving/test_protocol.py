@@ -94,7 +94,8 @@ def test_while_nothing_comes_a_stream_sends_comments_that_clients_skip(serving):
 
 
 def test_an_error_before_the_first_chunk_has_its_own_status_in_a_stream_too(serving):
-    error = UnreadableMediaError("messages[0].content[0].video_url is not media", allowed="mp4", advice="Send mp4")
+    error = UnreadableMediaError("it is not media", allowed="mp4", advice="Send mp4")
+    error.subject = "messages[0].content[0].video_url"
     server = serving(EngineThatFails(error, after=0))
     reply = server.ask(stream=True)
     assert (reply.status_code, reply.json()["error"]["code"]) == (422, "unreadable_media")
