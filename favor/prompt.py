@@ -79,6 +79,7 @@ def normalise(messages: Sequence[Message], *, answer: str | None = None) -> list
     if answer is not None:
         turns.append(Message("assistant", (TextPart(answer),)))
     _check_order(turns, last_role="user" if answer is None else "assistant")
+    _check_texts(turns)
     return turns
 
 
@@ -164,17 +165,14 @@ def _template_pieces(turns: Sequence[Message], tokenizer: PreTrainedTokenizerBas
     try:
         rest = str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=is_asking))
     except (TemplateError, ValueError) as error:
-        raise ConfigurationError(
-            f"the tokenizer cannot lay out this conversation ({error})",
-            allowed="a tokenizer with a chat template that knows the roles used",
-            advice="Use prompt_format 'vicuna', or leave the system message out",
-        ) from error
+        raise _unfit_template(str(error)) from error
     pieces: list[Piece] = []
     num_clips = 0
     was_answer = False
     for turn, mark in zip(turns, marks, strict=True):
         before, found, rest = rest.partition(mark)
-        assert found, f"the chat template dropped a {turn.role} message"
+        if not found:
+            raise _unfit_template(f"it drops a {turn.role} message or moves it elsewhere")
         pieces += _template_text(before, tokenizer, is_behind_answer=was_answer)
         was_answer = turn.role == "assistant"
         for _ in turn.media:
@@ -184,6 +182,14 @@ def _template_pieces(turns: Sequence[Message], tokenizer: PreTrainedTokenizerBas
     return pieces + _template_text(rest, tokenizer, is_behind_answer=was_answer)
 
 
+def _unfit_template(reason: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the tokenizer's chat template cannot lay out this conversation ({reason})",
+        allowed="a chat template that knows the roles used and keeps the messages in their order",
+        advice="Use prompt_format 'vicuna', or leave the system message out",
+    )
+
+
 def _template_text(text: str, tokenizer: PreTrainedTokenizerBase, *, is_behind_answer: bool) -> list[Piece]:
     """Template text; behind an answer its first special token is what ends the answer, so the model must learn it."""
     if not text:
@@ -191,7 +197,7 @@ def _template_text(text: str, tokenizer: PreTrainedTokenizerBase, *, is_behind_a
     if not is_behind_answer:
         return [TextPiece(text, has_special_tokens=True)]
     ids = tokenizer(text, add_special_tokens=False).input_ids
-    special = set(tokenizer.all_special_ids)
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     end = next((place for place, token in enumerate(ids) if token in special), None)
     if end is None:
         return [TokenPiece(tokenizer.eos_token_id, is_target=True), TextPiece(text, has_special_tokens=True)]
@@ -208,6 +214,13 @@ def _check_order(turns: Sequence[Message], *, last_role: str) -> None:
             allowed="at most one system message first, then user and assistant in turn, a user's message last",
             advice="Reorder the messages",
         )
+
+
+def _check_texts(turns: Sequence[Message]) -> None:
     for turn in turns:
         if turn.role == "user" and not turn.media and not turn.text.strip():
             raise MessageError("a user message is empty", allowed="text, a clip, or both", advice="Ask something")
+        if any("\ud800" <= character <= "\udfff" for character in turn.text):
+            raise MessageError(
+                f"a {turn.role} message holds half a character", allowed="Unicode text", advice="Send it as UTF-8"
+            )
