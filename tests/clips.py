@@ -115,8 +115,8 @@ def _audio_packets(stream, track: Track):
     resampler = av.AudioResampler(format=stream.codec_context.format, layout=track.layout, rate=track.rate_hz)
     packets = []
     for begin in range(0, samples.shape[1], 960):
-        piece = np.ascontiguousarray(samples[:, begin : begin + 960])
-        frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout=track.layout)
+        piece = samples[:, begin : begin + 960].T.reshape(1, -1)  # (C, N) -> (1, N*C): PyAV fails on 8 planes
+        frame = av.AudioFrame.from_ndarray(piece, format="flt", layout=track.layout)
         later_s = sum(by for since, by in track.jumps if begin / track.rate_hz >= since)
         frame.sample_rate, frame.time_base = track.rate_hz, Fraction(1, track.rate_hz)
         frame.pts = begin + round((track.start_s + later_s) * track.rate_hz)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from favor.errors import UnreadableMediaError
+from favor.errors import MediaError, UnreadableMediaError
 from favor.media import MediaOptions, load_audio, load_image, load_video
 from tests import bad_media, clips
 from tests.bad_media import BAD_CLIPS, BadClip
@@ -52,6 +52,36 @@ def test_a_bad_clip_gives_its_error(bad: BadClip, tmp_path, good):
 
 def test_there_are_many_kinds_of_bad_clips():
     assert len({bad.what for bad in BAD_CLIPS}) == len(BAD_CLIPS) >= 28
+
+
+SEEDS = {
+    "mp4": lambda: clips.clip(seconds=1, at=(0.5,)),
+    "mkv": lambda: clips.clip(seconds=1, container="matroska"),
+    "mpegts": lambda: clips.clip(seconds=1, container="mpegts"),
+    "avi": lambda: clips.clip(seconds=1, container="avi", video_codec="mpeg4", audio_codec="mp3"),
+    "aac": lambda: clips.sound_file(1.0, container="adts", codec="aac"),
+    "wav": clips.sound_file,
+    "png": bad_media.png,
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_damage_gives_our_errors_and_no_others(seed):
+    whole = SEEDS[seed]()
+    random = np.random.default_rng(len(whole))
+    for when_damaged in ("refuse", "skip") * 12:
+        data = bytearray(whole)
+        for place in random.integers(0, len(data), size=random.integers(1, 40)):
+            data[place] = random.integers(0, 256)
+        options = MediaOptions(frame_size=16, max_seconds=20, when_damaged=when_damaged)
+        for load in DOORS.values():
+            try:
+                clip = load(bytes(data), options=options)
+            except MediaError:
+                continue
+            assert np.isfinite(clip.waveform).all()
+            assert clip.num_visual_steps == len(clip.times_s) <= 41
+            assert clip.num_audio_steps <= 41
 
 
 def test_a_playlist_never_opens_the_file_it_names(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from favor.errors import MediaLimitError, MissingStreamError, UnreadableMediaError
+from favor.errors import ConfigurationError, MediaLimitError, MissingStreamError, UnreadableMediaError
 from favor.media import (
     SAMPLE_RATE_HZ,
     MediaLimits,
@@ -339,6 +339,22 @@ def test_any_number_of_channels_is_averaged(num_channels):
     assert clip.receipt.audio.num_channels == num_channels
 
 
+@pytest.mark.parametrize(
+    ("container", "codec", "layout"),
+    [("mp4", "aac", "7.1"), ("flac", "flac", "7.1"), ("wv", "wavpack", "7.1"), ("wv", "wavpack", "hexadecagonal")],
+)
+def test_eight_and_more_channels_in_planes_of_their_own_are_averaged(container, codec, layout):
+    # PyAV's AudioFrame.to_ndarray crashes the whole process on these.
+    num_channels = av.AudioLayout(layout).nb_channels
+    tone = np.zeros((num_channels, 48_000), dtype=np.float32)
+    tone[0] = clips.beeps(1.0, at=(0.75,))
+    clip = load_audio(clips.encode(container=container, tracks=[clips.Track(tone, codec=codec, layout=layout)]))
+    assert clip.receipt.audio.num_channels == num_channels
+    assert np.abs(clip.waveform).max() == pytest.approx(0.5 / num_channels, rel=0.2)
+    loud = np.flatnonzero(np.abs(clip.waveform) > 0.25 / num_channels)
+    assert loud[0] / SAMPLE_RATE_HZ == pytest.approx(0.75 - clips.EVENT_S / 2, abs=0.02)
+
+
 def test_a_separate_sound_replaces_the_videos_own():
     video = clips.clip(seconds=3, at=(0.75,))
     other = clips.sound_file(2.0, at=(1.75,))
@@ -627,6 +643,25 @@ def test_a_written_wav_is_a_wav():
     write_clip(target, waveform=clips.beeps(1.0, at=(0.5,), rate_hz=16_000), container="wav")
     with wave.open(io.BytesIO(target.getvalue())) as file:
         assert (file.getframerate(), file.getnframes(), file.getnchannels()) == (16_000, 16_000, 1)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"frames": np.zeros((0, 48, 64, 3), dtype=np.uint8)},
+        {"frames": np.zeros((2, 48, 64), dtype=np.uint8)},
+        {"frames": np.zeros((2, 48, 64, 3), dtype=np.float32)},
+        {"frames": [np.zeros((48, 64, 3), dtype=np.uint8), np.zeros((64, 64, 3), dtype=np.uint8)]},
+        {"waveform": np.zeros((3, 100), dtype=np.float32)},
+        {"waveform": np.full(100, np.nan, dtype=np.float32)},
+        {"waveform": np.zeros(100, dtype=np.float32), "container": "exe"},
+        {"frames": np.zeros((2, 48, 64, 3), dtype=np.uint8), "container": "wav"},
+    ],
+)
+def test_what_cannot_be_written_is_refused(arguments):
+    with pytest.raises(ConfigurationError, match="write_clip was given"):
+        write_clip(io.BytesIO(), **arguments)
 
 
 def test_the_real_video_is_read_whole(shared):

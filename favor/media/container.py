@@ -30,6 +30,9 @@ _MISSING_S = 0.5
 _MISSING_SHARE = 0.02
 """Headers are a little off in honest files; more than this is a file that was cut off."""
 
+_STREAMS_LOOKED_AT = 4
+"""Times the limit: enough to say how many there are, too few to hurt."""
+
 _BUFFER_BYTES = 2**17
 
 
@@ -56,7 +59,7 @@ def open_container(reading: Reading) -> Iterator[av.container.InputContainer]:
             reading.file,
             "r",
             options={"max_pixels": str(refused_pixels(reading.limits))},
-            container_options=_SAFE_OPENING,
+            container_options={**_SAFE_OPENING, "max_streams": str(_STREAMS_LOOKED_AT * reading.limits.max_streams)},
             metadata_errors="replace",
             buffer_size=_BUFFER_BYTES,
             io_open=_refuse_to_open,

@@ -77,6 +77,9 @@ def _packets(
 ) -> Iterator[av.Packet[Any]]:
     try:
         yield from container.demux(stream)
+    except IndexError:
+        # Streams that show up in the middle of a file trip PyAV's own end of reading; by then ours has been read.
+        reading.note("streams that begin in the middle of the file")
     except (av.error.FFmpegError, OSError) as error:
         if reading.options.when_damaged == "refuse":
             raise reading.damaged(f"stream {stream.index} ({stream.type}) breaks off") from error

@@ -15,7 +15,16 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 _MOVING_FORMATS = ("GIF", "PNG")
 """Formats whose moving pictures FFmpeg decodes."""
 
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, MemoryError, struct.error)
+_PILLOW_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+)
 """What Pillow's readers raise on damaged files."""
 
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -40,7 +49,7 @@ def is_still_picture(reading: Reading) -> bool:
     if picture is None:
         return False
     with picture:
-        return not _moves(picture)
+        return not (picture.format in _MOVING_FORMATS and _has_pages(picture))
 
 
 def load_picture(reading: Reading) -> tuple[np.ndarray, str, tuple[int, int]]:
@@ -63,7 +72,7 @@ def load_picture(reading: Reading) -> tuple[np.ndarray, str, tuple[int, int]]:
         )
     with picture:
         check_pixels(reading.name, picture.width, picture.height, reading.limits)
-        if getattr(picture, "is_animated", False) and picture.format != "MPO":
+        if picture.format != "MPO" and _has_pages(picture):  # MPO: a photograph with a preview of itself
             reading.note("every picture but the first of an animated file")
         pixels = _decode(picture, reading)
     size = (pixels.shape[1], pixels.shape[0])
@@ -82,9 +91,9 @@ def _open(reading: Reading) -> Image.Image | None:
         raise _damaged(reading) from error
 
 
-def _moves(picture: Image.Image) -> bool:
+def _has_pages(picture: Image.Image) -> bool:
     try:
-        return picture.format in _MOVING_FORMATS and bool(getattr(picture, "is_animated", False))
+        return bool(getattr(picture, "is_animated", False))
     except _PILLOW_ERRORS:
         return False
 

@@ -29,6 +29,10 @@ _RESTART_S = 1
 _PADDING_S = Fraction(15, 100)
 """Codecs pad their last packet by less than this; more is sound that the header forgot."""
 
+_UNSAFE_PLANES = 8
+"""From so many planes on PyAV 18.1 reads past the frame's list of them (it looks for an end mark that FFmpeg does not
+write) and crashes the process; such frames are packed into one plane first."""
+
 
 @dataclass(frozen=True)
 class Sound:
@@ -55,6 +59,7 @@ class SoundBuilder:
 
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
+        self.mean = ChannelMean()
         self.start: Fraction | None = None
         self.end = Fraction(0)
         self.shift = Fraction(0)
@@ -65,7 +70,7 @@ class SoundBuilder:
 
     def add(self, frame: av.AudioFrame) -> bool:
         """Append a frame; False when the sound has reached its maximum length."""
-        samples = self._checked(mono_samples(frame))
+        samples = self._checked(self.mean.of(frame))
         self._use_rate(frame.sample_rate)
         stamp = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
         if self.start is None:
@@ -152,7 +157,7 @@ def load_sound(container: av.container.InputContainer, stream: av.AudioStream, *
         if not isinstance(frame, av.AudioFrame):
             builder.is_after_damage = True
             continue
-        num_channels = num_channels or len(frame.layout.channels)
+        num_channels = num_channels or frame.layout.nb_channels
         if not builder.add(frame):
             is_cut = True
             break
@@ -182,17 +187,40 @@ def _true_length(container: av.container.InputContainer, stream: av.AudioStream,
     return round(seconds * SAMPLE_RATE_HZ)
 
 
-def mono_samples(frame: av.AudioFrame) -> np.ndarray:
-    """(N,) float32: the plain mean of the C channels of a frame in any sample format."""
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, len(frame.layout.channels)).T  # (1, N*C) -> (C, N)
+class ChannelMean:
+    """The plain mean of the channels of frames in any sample format."""
+
+    def __init__(self) -> None:
+        self._packed_from: tuple[str, str, int] | None = None
+        self._packer: av.audio.resampler.AudioResampler | None = None
+
+    def of(self, frame: av.AudioFrame) -> np.ndarray:
+        """(N,) float32."""
+        num_channels = frame.layout.nb_channels
+        if frame.format.is_planar and num_channels >= _UNSAFE_PLANES:
+            frame = self._packed(frame)
+        samples = frame.to_ndarray()
+        if not frame.format.is_planar:
+            samples = samples.reshape(-1, num_channels).T  # (1, N*C) -> (C, N)
+        mono: np.ndarray = _as_float(samples).mean(axis=0, dtype=np.float32)  # (C, N) -> (N,)
+        return mono
+
+    def _packed(self, frame: av.AudioFrame) -> av.AudioFrame:
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if self._packer is None or form != self._packed_from:
+            self._packer = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
+            self._packed_from = form
+        (packed,) = self._packer.resample(frame)
+        return packed
+
+
+def _as_float(samples: np.ndarray) -> np.ndarray:
+    """Samples of any type as float32 in [-1, 1]."""
     if samples.dtype == np.uint8:
-        samples = (samples.astype(np.float32) - 128) / 128
-    elif samples.dtype.kind == "i":
-        samples = samples.astype(np.float32) / np.float32(2 ** (8 * samples.dtype.itemsize - 1))
-    mono: np.ndarray = samples.mean(axis=0, dtype=np.float32)  # (C, N) -> (N,)
-    return mono
+        return (samples.astype(np.float32) - 128) / 128
+    if samples.dtype.kind == "i":
+        return samples.astype(np.float32) / np.float32(2 ** (8 * samples.dtype.itemsize - 1))
+    return samples
 
 
 def silent_track(name: str) -> UnreadableMediaError:
