@@ -207,8 +207,10 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
 
     @torch.no_grad()
-    def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+    def generate(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
         """Hugging Face ``generate``; media are encoded once, before the first step, whatever the number of beams."""
+        if input_ids is None:  # the caller has embedded everything already
+            return super().generate(attention_mask=attention_mask, **kwargs)
         media = {name: kwargs.pop(name) for name in MEDIA_INPUTS if name in kwargs}
         clips = self._clips(media)
         embeds = self.embed(input_ids, clips)
