@@ -419,6 +419,13 @@ BAD_CLIPS = [
     BadClip("a playlist", playlist_of, "video", UnreadableMediaError, ("is not a video",)),
     BadClip("a concat script", concat_script_of, "video", UnreadableMediaError, ("is not a video",)),
     BadClip("a dash manifest", dash_manifest_of, "video", UnreadableMediaError, ("is not a video",)),
+    BadClip(
+        "a format that is not on the list",
+        made(lambda: clips.silent_clip(1.0, container="yuv4mpegpipe", video_codec="wrapped_avframe")),
+        "video",
+        UnreadableMediaError,
+        ("is not a video",),
+    ),
     BadClip("a drawing in svg", same(SVG), "image", UnreadableMediaError, ("not a picture",)),
     BadClip("a drawing in svg given as video", same(SVG), "video", UnreadableMediaError, ("is not a video",)),
     BadClip("a web page", same(HTML), "video", UnreadableMediaError, ("is not a video",)),

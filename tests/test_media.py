@@ -549,18 +549,20 @@ def test_a_clip_that_is_too_long_is_cut_when_asked():
         assert "everything after 2.5 s" in clip.receipt.skipped[0]
 
 
-def test_a_damaged_packet_can_be_skipped_without_moving_the_rest():
+@pytest.mark.parametrize("num_packets", [1, 3])
+def test_damaged_packets_can_be_skipped_without_moving_the_rest(num_packets):
     data = clips.clip(seconds=4, at=(3.25,), video_options={"g": "5"})
     for kind in ("video", "audio"):
-        for position, size in clips.packets_of(data, kind)[40:43]:
+        for position, size in clips.packets_of(data, kind)[40 : 40 + num_packets]:
             data = clips.overwrite(data, position, b"\xff" * size)
     with pytest.raises(UnreadableMediaError, match="damaged"):
         load_video(data, options=SMALL)
     clip = load_video(data, options=MediaOptions(when_damaged="skip", frame_size=32))
     assert clips.bright_steps(clip.frames) == clips.loud_steps(clip.waveform) == [6]
     assert clip.waveform.size == pytest.approx(4 * SAMPLE_RATE_HZ, abs=16)
-    assert "damaged packets of stream 0 (video)" in " ".join(clip.receipt.skipped)
-    assert "damaged packets of stream 1 (audio)" in " ".join(clip.receipt.skipped)
+    told = " ".join(clip.receipt.skipped)
+    assert f"{num_packets} damaged packets of stream 0 (video)" in told
+    assert f"{num_packets} damaged packets of stream 1 (audio)" in told
 
 
 def test_a_recording_that_begins_between_key_frames_is_not_damaged():
@@ -580,14 +582,15 @@ def test_progress_is_told_up_to_the_end():
     assert told[-1] == pytest.approx((3.0, 3.0), abs=0.05)
 
 
-def test_loading_never_calls_for_more_frames_than_it_needs(monkeypatch):
+@pytest.mark.parametrize(("fps", "num_converted"), [(60, 8), (1, 4)])
+def test_only_frames_that_a_step_needs_are_converted_and_each_once(monkeypatch, fps, num_converted):
     converted = []
     from favor.media import frames as frames_room
 
     original = frames_room.rgb_pixels
     monkeypatch.setattr(frames_room, "rgb_pixels", lambda frame: converted.append(1) or original(frame))
-    load_video(clips.clip(seconds=4, fps=60), options=SMALL)
-    assert len(converted) == 8
+    load_video(clips.clip(seconds=4, fps=fps), options=SMALL)
+    assert len(converted) == num_converted
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc on this system")
