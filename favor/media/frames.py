@@ -60,7 +60,7 @@ def midpoints(step: int, now: Fraction) -> Choice:
 
 
 def first_last(step: int, now: Fraction) -> Choice:
-    """Even steps get the first frame of their second, odd steps the last (released FAVOR code, reports 1.3)."""
+    """Even steps get the first frame of their second, odd steps the last (released FAVOR code)."""
     second, is_last = divmod(step, 2)
     if now >= second + 1:
         return "previous"
