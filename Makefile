@@ -24,7 +24,7 @@ test: install  ## run the tests (without media and slow)
 	$(TEST_ENV) $(PYTHON) -m pytest
 
 test-media: install  ## run the container matrix over sample files, fetched first
-	FAVOR_ISCC_SAMPLES=$$(sh tests/fetch_iscc_samples.sh) $(TEST_ENV) $(PYTHON) -m pytest -m media tests/test_container_matrix.py
+	samples=$$(tests/fetch_iscc_samples.sh) && FAVOR_ISCC_SAMPLES=$$samples $(TEST_ENV) $(PYTHON) -m pytest -m media
 
 check: install  ## lint, format and types
 	$(PYTHON) -m ruff check .
