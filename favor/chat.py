@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,8 +31,6 @@ from favor.modeling import FavorForConditionalGeneration
 from favor.processor import FavorInputs, FavorProcessor
 
 FinishReason = Literal["stop", "length"]
-
-_LONGEST_CHARACTER = 4  # bytes of UTF-8
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ class Chat:
         try:
             yield from run.pieces()
         finally:
-            run.cancelled.set()
+            run.stopped.set()
             thread.join()
 
     def answer(self, messages: Sequence[Message], decoding: Decoding | None = None) -> str:
@@ -157,9 +156,9 @@ class _Run:
     def generate(self) -> None:
         """Fill the queue with token ids, then None; an exception is handed over, not lost."""
         try:
-            with torch.random.fork_rng(enabled=self.decoding.seed is not None):
-                if self.decoding.seed is not None:
-                    torch.manual_seed(self.decoding.seed)
+            with torch.random.fork_rng(enabled=self.decoding.temperature > 0):
+                if self.decoding.temperature > 0:
+                    torch.manual_seed(secrets.randbits(63) if self.decoding.seed is None else self.decoding.seed)
                 self._generate()
         except BaseException as error:  # raised again in the reader's thread
             self._tokens.put(error)
@@ -199,6 +198,7 @@ class _Run:
             max_new_tokens=self.max_new_tokens,
             **_sampling(decoding),
             num_beams=decoding.num_beams,
+            repetition_penalty=1.0,  # not the model's own default, which would count the question too
             logits_processor=penalty,
             pad_token_id=self.tokenizer.eos_token_id,
             eos_token_id=self._end_ids(),
@@ -252,8 +252,10 @@ def _first_stop(text: str, stops: Sequence[str]) -> int | None:
 
 
 def _uncertain(text: str, stops: Sequence[str]) -> int:
-    """Characters at the end that later tokens may still change: half a character, or the beginning of a stop text."""
-    if text.endswith("�"):
-        return min(len(text) - len(text.rstrip("�")), _LONGEST_CHARACTER)
-    lengths = (size for stop in stops for size in range(len(stop) - 1, 0, -1) if text.endswith(stop[:size]))
-    return max(lengths, default=0)
+    """Characters at the end that later tokens may still change: half a character, the beginning of a stop text, both.
+
+    Half a character may be any number of marks: Llama's tokenizer spoils a whole run of bytes until it is complete.
+    """
+    whole = text.rstrip("�")
+    lengths = (size for stop in stops for size in range(len(stop) - 1, 0, -1) if whole.endswith(stop[:size]))
+    return len(text) - len(whole) + max(lengths, default=0)

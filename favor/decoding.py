@@ -35,9 +35,11 @@ class Decoding:
         _require(0.0 < self.top_p <= 1.0, "top_p", self.top_p, "above 0, at most 1")
         _require(1 <= self.num_beams <= 16, "num_beams", self.num_beams, "1 to 16")
         _require(self.repetition_penalty > 0.0, "repetition_penalty", self.repetition_penalty, "above 0; 1 is none")
+        _require(self.seed is None or -(2**63) <= self.seed < 2**63, "seed", self.seed, "a whole number of 64 bits")
+        _require(all(self.stop), "stop", self.stop, "texts that are not empty")
 
 
-def _require(is_allowed: bool, name: str, value: float, allowed: str) -> None:
+def _require(is_allowed: bool, name: str, value: object, allowed: str) -> None:
     if not is_allowed:
         raise ConfigurationError(f"{name} is {value}", allowed=allowed, advice=f"Correct {name}")
 
