@@ -22,5 +22,11 @@ def add_lora(language_model: PreTrainedModel, options: LoraOptions) -> None:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    language_model.requires_grad_(False)
     inject_adapter_in_model(config, language_model)
+    freeze_all_but_lora(language_model)
+
+
+def freeze_all_but_lora(language_model: PreTrainedModel) -> None:
+    """Train nothing else of ``language_model``."""
+    for name, parameter in language_model.named_parameters():
+        parameter.requires_grad_("lora_" in name)

@@ -7,7 +7,7 @@ S = 60 K audio steps, P visual tokens per frame, W windows of all clips, N queri
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from favor.configuration import FavorConfig
 from favor.connector import Connector, ConnectorOutput
 from favor.encoders import InstructBlipEncoder, WhisperAudioEncoder
 from favor.errors import PlaceholderError
-from favor.lora import add_lora
+from favor.lora import add_lora, freeze_all_but_lora
 from favor.sync import AUDIO_FRAMES_PER_STEP, ClipSteps, WindowPlan
 
 MEDIA_INPUTS = (
@@ -74,6 +74,7 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     input_modalities = ("image", "video", "audio", "text")
     supports_gradient_checkpointing = True
+    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["connector"]  # small, trained, and so saved as it was trained
     _supports_sdpa = True
     _supports_attention_backend = True
 
@@ -86,6 +87,17 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if config.lora_config is not None:
             add_lora(self.language_model, config.lora_config)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Hugging Face's, which sets every parameter it loads to be trained; here the frozen ones stay frozen."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.vision.freeze()
+        model.audio.freeze()
+        if model.config.lora_config is not None:
+            freeze_all_but_lora(model.language_model)
+        return loaded
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Connector | InstructBlipEncoder):

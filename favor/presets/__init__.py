@@ -58,9 +58,10 @@ def describe(name: str) -> Preset:
     """
     path = _FOLDER / f"{name}.yaml"
     if name not in names():
-        nearest = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)
+        given = Path(name).name
+        nearest = difflib.get_close_matches(given, names(), n=1, cutoff=0.0)
         raise ConfigurationError(
-            f"there is no preset or folder {name!r}",
+            f"there is no preset or folder {given!r}",
             allowed=f"{', '.join(names())}, or an existing model folder",
             advice=f"Did you mean {nearest[0]!r}",
         )
