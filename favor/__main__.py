@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from favor.errors import FavorError
+from favor.errors import ConfigurationError, FavorError
 from favor.messages import AudioPart, ImagePart, MediaPart, VideoPart
 
 if TYPE_CHECKING:
@@ -26,8 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except FavorError as error:
-        print(f"error ({error.code}): {error}", file=sys.stderr)
+        print(f"error ({error.code}): {_one_line(str(error))}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader went away, as ``head`` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        return 1
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 1
@@ -42,13 +46,13 @@ def ask(options: argparse.Namespace) -> None:
     from favor.terminal import DecodingProgress, quiet_libraries
 
     quiet_libraries()
+    decoding = RELEASED if options.beams else Decoding(temperature=options.temperature, seed=options.seed)
+    decoding = replace(decoding, max_new_tokens=options.max_tokens)
     part = _part(options)
     chat = Chat.load(options.model)
     chat.processor.max_seconds, chat.processor.when_too_long = options.max_seconds, _when_too_long(options)
     with DecodingProgress() as progress:
         prepared = chat.prepare([user(part, options.question)], progress=progress)
-    decoding = RELEASED if options.beams else Decoding(temperature=options.temperature, seed=options.seed)
-    decoding = replace(decoding, max_new_tokens=options.max_tokens)
     for piece in chat.stream(prepared, decoding):
         print(piece.text, end="", flush=True)
     print()
@@ -78,11 +82,19 @@ def _part(options: argparse.Namespace) -> MediaPart:
     name = path.name or options.clip
     kind = options.as_kind or sniff_kind(path, name=name)
     sound = Path(options.sound) if options.sound else None
+    if sound is not None and kind == "audio":
+        raise _contradiction("--sound with a sound file", allowed="--sound with a video or an image")
+    if options.no_audio and (sound is not None or kind != "video"):
+        raise _contradiction("--no-audio without a video's own sound", allowed="--no-audio with a video alone")
     if kind == "image":
         return ImagePart(path, sound=sound, name=name)
     if kind == "audio":
         return AudioPart(path, name=name)
     return VideoPart(path, sound=sound, name=name, use_audio=not options.no_audio)
+
+
+def _contradiction(given: str, *, allowed: str) -> ConfigurationError:
+    return ConfigurationError(given, allowed=allowed, advice="Leave the option out")
 
 
 def _reader(options: argparse.Namespace) -> ClipReader:
@@ -99,6 +111,11 @@ def _reader(options: argparse.Namespace) -> ClipReader:
 
 def _when_too_long(options: argparse.Namespace) -> TooLongRule:
     return "cut" if options.cut else "refuse"
+
+
+def _one_line(text: str) -> str:
+    """Whatever a file's name may hold."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _parser() -> argparse.ArgumentParser:

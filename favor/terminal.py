@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from transformers.utils import logging
 
 from favor.clips import ClipReceipt
 
@@ -66,8 +65,8 @@ def print_receipt(receipt: ClipReceipt) -> None:
 
 def quiet_libraries() -> None:
     """Keep the libraries' progress bars and advice off the user's terminal."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def _times(times_s: tuple[float, ...]) -> str:

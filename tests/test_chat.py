@@ -390,7 +390,7 @@ def test_tokens_are_counted_by_kind(chat):
 
 def test_a_conversation_longer_than_the_context_is_refused_with_both_numbers(chat):
     with pytest.raises(MessageError, match=r"takes 9023 tokens.*8192"):
-        chat.prepare([user("x" * 9005)])
+        chat.prepare([user("long " * 1801)])
 
 
 def test_an_answer_ends_where_the_context_does(chat, monkeypatch):

@@ -268,11 +268,11 @@ def test_a_later_turn_changes_nothing_of_a_clip(tiny):
 
 
 def test_a_long_question_loses_its_beginning(tiny):
-    inputs = tiny.processor([user(PICTURE, "a" * 300 + "b" * 200)])
+    inputs = tiny.processor([user(PICTURE, "a " * 300 + "b " * 200)])
     ids, tokenizer = inputs["instruction_ids"][0].tolist(), tiny.processor.qformer_tokenizer
     assert len(ids) == MAX_INSTRUCTION_TOKENS
     assert (ids[0], ids[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
-    assert tokenizer.convert_ids_to_tokens(ids).count("##b") == 200
+    assert tokenizer.convert_ids_to_tokens(ids).count("b") == 200
 
 
 # --- pixels and sound, by hand --------------------------------------------------------------------------------------
@@ -403,7 +403,7 @@ def test_both_tokenizers_are_saved_and_read_again(processor, tmp_path):
 def test_a_read_processor_makes_the_same_tensors(tiny, tmp_path):
     tiny.processor.save_pretrained(tmp_path)
     read = AutoProcessor.from_pretrained(tmp_path)
-    conversation = [user(LONG_VIDEO, PICTURE, "x" * 400), assistant("</s>"), user(SOUND)]
+    conversation = [user(LONG_VIDEO, PICTURE, "x " * 400), assistant("</s>"), user(SOUND)]
     before, after = tiny.processor(conversation, "Yes."), read(conversation, "Yes.")
     assert set(before) == set(after)
     for name in before:
