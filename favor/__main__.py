@@ -12,13 +12,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from favor.errors import ConfigurationError, FavorError
 from favor.messages import AudioPart, ImagePart, MediaPart, VideoPart
 
 if TYPE_CHECKING:
-    from favor.clips import ClipReader, TooLongRule
+    from favor.clips import ClipReader
+    from favor.processor import FavorProcessor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +51,7 @@ def ask(options: argparse.Namespace) -> None:
     decoding = replace(decoding, max_new_tokens=options.max_tokens)
     part = _part(options)
     chat = Chat.load(options.model)
-    chat.processor.max_seconds, chat.processor.when_too_long = options.max_seconds, _when_too_long(options)
+    _set_length(chat.processor, options)
     with DecodingProgress() as progress:
         prepared = chat.prepare([user(part, options.question)], progress=progress)
     for piece in chat.stream(prepared, decoding):
@@ -104,13 +105,20 @@ def _reader(options: argparse.Namespace) -> ClipReader:
         from favor.checkpoint import load_processor
 
         processor = load_processor(options.model)
-        processor.max_seconds, processor.when_too_long = options.max_seconds, _when_too_long(options)
+        _set_length(processor, options)
         return processor.reader
-    return presets.clip_reader(options.model, max_seconds=options.max_seconds, when_too_long=_when_too_long(options))
+    return presets.clip_reader(options.model, **_length(options))
 
 
-def _when_too_long(options: argparse.Namespace) -> TooLongRule:
-    return "cut" if options.cut else "refuse"
+def _length(options: argparse.Namespace) -> dict[str, Any]:
+    """What was said about the length of clips; the rest is the model's own."""
+    max_seconds = {} if options.max_seconds is None else {"max_seconds": options.max_seconds}
+    return max_seconds | ({"when_too_long": "cut"} if options.cut else {})
+
+
+def _set_length(processor: FavorProcessor, options: argparse.Namespace) -> None:
+    for name, value in _length(options).items():
+        setattr(processor, name, value)
 
 
 def _one_line(text: str) -> str:
@@ -127,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     clip.add_argument("--model", default="tiny", help="preset or model folder (default: %(default)s)")
     clip.add_argument("--sound", metavar="FILE", help="a sound file that replaces the clip's own sound")
     clip.add_argument("--no-audio", action="store_true", help="leave the sound of the video out")
-    clip.add_argument("--max-seconds", type=float, default=300.0, help="longest clip (default: %(default)s)")
+    clip.add_argument("--max-seconds", type=float, help="longest clip (default: the model's own, mostly 300)")
     clip.add_argument("--cut", action="store_true", help="cut a longer clip instead of refusing it")
     clip.add_argument("--as", dest="as_kind", choices=("video", "audio", "image"), help="do not guess what CLIP is")
 

@@ -38,6 +38,13 @@ class FavorInputs(BatchFeature):
 
     receipts: tuple[tuple[ClipReceipt, ...], ...] = ()
 
+    def __getstate__(self) -> dict[str, Any]:  # without these a DataLoader's worker would lose the receipts
+        return {**super().__getstate__(), "receipts": self.receipts}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.receipts = state["receipts"]
+
 
 class FavorProcessor(ProcessorMixin):
     """Messages to model inputs. Saved beside a model, whose connector settings it repeats.

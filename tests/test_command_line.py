@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from favor.__main__ import main
 from favor.chat import Chat
@@ -39,6 +40,7 @@ def media(tmp_path_factory) -> Path:
 def run(media, capsys, monkeypatch):
     """Runs a command where the clips lie; gives (status, stdout, stderr)."""
     monkeypatch.chdir(media)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # answers are compared to the CPU's
 
     def run_it(*arguments: str) -> tuple[int, str, str]:
         status = main(arguments)
@@ -232,6 +234,17 @@ def test_inspect_reads_as_the_chosen_model_does(tiny, run, tmp_path):
     assert (receipt["num_windows"], receipt["num_soft_tokens"]) == (2, 14)
 
 
+def test_how_long_a_clip_may_be_is_the_models_own_unless_it_is_said(tiny, run, error_of, tmp_path):
+    processor = copy.deepcopy(tiny.processor)
+    processor.max_seconds = 2.0
+    tiny.model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    for command in (("inspect", "long.mp4"), ("ask", "long.mp4", "What?", "--max-tokens", "1")):
+        assert "at most 2.0 s" in error_of(*command, "--model", str(tmp_path))
+        assert run(*command, "--model", str(tmp_path), "--max-seconds", "10")[0] == 0
+        assert run(*command, "--model", str(tmp_path), "--cut")[0] == 0
+
+
 def test_inspect_shows_a_table(run):
     status, out, err = run("inspect", "clip.mp4")
     assert (status, err) == (0, "")
@@ -286,10 +299,12 @@ def test_a_bad_clip_is_told_in_one_line(bad: BadClip, run, tmp_path):
 # --- as a program ---------------------------------------------------------------------------------------------------
 
 
-def program(*arguments: str, folder: Path, **options) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+
+
+def program(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "favor", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, **options)
+    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
 def test_the_program_answers(tiny, media):
@@ -307,10 +322,9 @@ def test_the_program_refuses_in_one_line(tmp_path):
 
 
 def test_the_program_ends_quietly_when_nobody_reads_on(media):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "favor", "ask", "clip.mp4", "What?", "--max-tokens", "500"]
     with subprocess.Popen(
-        command, cwd=media, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command, cwd=media, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         process.stdout.read(1)
         process.stdout.close()

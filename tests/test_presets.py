@@ -197,6 +197,11 @@ def preset_of(folders: dict[str, Path], **settings) -> Preset:
     )
 
 
+def assemble(folders: dict[str, Path], **settings):
+    """Model and processor in float32, whatever the machine."""
+    return released.assemble(preset_of(folders, **settings), dtype=torch.float32)
+
+
 @pytest.fixture
 def broken(originals, tmp_path) -> dict[str, Path]:
     """Copies to break."""
@@ -205,7 +210,7 @@ def broken(originals, tmp_path) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def assembled(originals):
-    return released.assemble(preset_of(originals))
+    return assemble(originals)
 
 
 def test_the_eyes_see_what_instructblip_sees(originals, assembled):
@@ -258,7 +263,7 @@ def test_what_is_released_is_frozen_and_the_rest_is_trained(assembled, tiny):
 
 def test_the_fresh_parts_follow_the_seed_and_leave_the_random_state_alone(originals, assembled):
     before = torch.get_rng_state()
-    again, _ = released.assemble(preset_of(originals))
+    again, _ = assemble(originals)
     assert torch.equal(torch.get_rng_state(), before)
     for (name, ours), theirs in zip(again.named_parameters(), assembled[0].parameters(), strict=True):
         assert torch.equal(ours, theirs), name
@@ -289,7 +294,7 @@ def test_older_and_newer_names_of_the_same_tensors_are_known(originals, assemble
         bare = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
         has_prefix = bare.keys() != tensors.keys()
         save_file(bare if has_prefix else {f"model.{name}": tensor for name, tensor in bare.items()}, path)
-    again, _ = released.assemble(preset_of(broken))
+    again, _ = assemble(broken)
     for (name, ours), theirs in zip(again.named_parameters(), assembled[0].parameters(), strict=True):
         assert torch.equal(ours, theirs), name
 
@@ -305,7 +310,7 @@ def test_shards_are_read_like_one_file(originals, assembled, broken):
         model.generation_config = type(model.generation_config)()
         model.save_pretrained(broken[part], max_shard_size="50KB")
         assert (broken[part] / "model.safetensors.index.json").exists()
-    again, _ = released.assemble(preset_of(broken))
+    again, _ = assemble(broken)
     for (name, ours), theirs in zip(again.named_parameters(), assembled[0].parameters(), strict=True):
         assert torch.equal(ours, theirs), name
 
@@ -332,7 +337,7 @@ def drop(folder: Path, ending: str) -> str:
 def test_a_missing_tensor_of_any_part_is_refused_by_name(broken, part, ending):
     drop(broken[part], ending)
     with pytest.raises(CheckpointError, match=f"'{part}' do not fit: 1 missing keys.*{ending.split('.')[-2:][0]}"):
-        released.assemble(preset_of(broken))
+        assemble(broken)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +352,7 @@ def test_a_missing_tensor_of_any_part_is_refused_by_name(broken, part, ending):
 )
 def test_weights_of_another_shape_than_the_configurations_are_refused(originals, part, settings):
     with pytest.raises(CheckpointError, match=f"'{part}' do not fit"):
-        released.assemble(preset_of(originals, **settings))
+        assemble(originals, **settings)
 
 
 @pytest.mark.parametrize("part", ["instructblip", "whisper", "llm"])
@@ -356,7 +361,7 @@ def test_pickled_weights_of_any_part_are_refused(broken, part):
     (broken[part] / "model.safetensors").unlink()
     torch.save(tensors, broken[part] / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=f"'{part}'") as raised:
-        released.assemble(preset_of(broken))
+        assemble(broken)
     assert "\n" not in str(raised.value)
     assert str(broken[part].parent) not in str(raised.value)
 
@@ -372,6 +377,6 @@ def test_pickled_weights_of_any_part_are_refused(broken, part):
 def test_a_missing_processor_of_any_part_is_refused(broken, part, name):
     (broken[part] / name).unlink()
     with pytest.raises(CheckpointError, match=f"'{part}' cannot be read") as raised:
-        released.assemble(preset_of(broken))
+        assemble(broken)
     assert "\n" not in str(raised.value)
     assert str(broken[part].parent) not in str(raised.value)

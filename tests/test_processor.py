@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,13 @@ def test_inputs_move_between_devices_and_keep_their_receipts(tiny):
     inputs = tiny.processor([user(SOUND, "What?")])
     moved = inputs.to("cpu")
     assert moved.receipts == inputs.receipts != ()
+
+
+def test_inputs_keep_their_receipts_on_the_way_out_of_another_process(tiny):
+    inputs = tiny.processor([user(SOUND, "What?")])
+    for again in (copy.deepcopy(inputs), pickle.loads(pickle.dumps(inputs))):
+        assert again.receipts == inputs.receipts
+        assert torch.equal(again["input_features"], inputs["input_features"])
 
 
 # --- padding and labels ---------------------------------------------------------------------------------------------
