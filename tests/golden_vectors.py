@@ -92,4 +92,3 @@ def load_official(module: nn.Module, official: dict[str, Tensor], *, prefix: str
 def our_gradient(module: nn.Module, official_name: str, *, prefix: str = "") -> Tensor:
     gradient = module.get_parameter(our_connector_name(official_name).removeprefix(prefix)).grad
     return gradient[None] if official_name.endswith("query_tokens") else gradient
-
