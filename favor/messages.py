@@ -67,6 +67,13 @@ class Message:
                 allowed="system, user or assistant",
                 advice="Correct the role",
             )
+        for part in self.parts:
+            if not isinstance(part, TextPart | ImagePart | AudioPart | VideoPart):
+                raise MessageError(
+                    f"a message holds a part of the type {type(part).__name__}",
+                    allowed="TextPart, ImagePart, AudioPart and VideoPart",
+                    advice="Wrap it; user() wraps plain strings",
+                )
 
     @property
     def text(self) -> str:

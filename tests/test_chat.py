@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, RepetitionPenaltyLogitsProcessor
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -26,6 +25,7 @@ from favor.presets.random_weights import byte_tokenizer
 from favor.processor import FavorInputs
 from tests import small_media
 from tests.conftest import Tiny
+from tests.toy_tokenizers import byte_fallback_tokenizer
 
 EOS = 2
 QUESTION = [user(VideoPart(small_media.video(2.0)), "What happens after the bell rings?")]
@@ -114,16 +114,6 @@ def test_a_character_comes_with_its_last_byte():
 def test_bytes_that_are_no_character_are_told_as_such_at_the_end():
     pieces = told(ScriptedModel(*tokens_of(b"a\xf0\x90\x80"), EOS))
     assert joined(pieces) == "a\ufffd"
-
-
-def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes as Llama's tokenizer writes them: one bad byte spoils the whole run while it is decoded."""
-    vocab = {
-        token: number for number, token in enumerate(["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256))])
-    }
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True, unk_token="<unk>"))
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
 @pytest.mark.parametrize("text", ["😀😀😀😀", "中国中国中国", "ab😀é中\u0301z"])

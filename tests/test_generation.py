@@ -13,12 +13,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
 
+from favor.chat import Chat
 from favor.configuration import FavorConfig
+from favor.decoding import Decoding
 from favor.errors import PlaceholderError
-from favor.messages import AudioPart, ImagePart, Message, VideoPart, assistant, user
+from favor.messages import AudioPart, ImagePart, Message, VideoPart, assistant, system, user
 from favor.modeling import MEDIA_INPUTS, FavorForConditionalGeneration
+from favor.processor import FavorProcessor
 from tests import small_media
 from tests.conftest import Tiny
+from tests.toy_tokenizers import chatml_tokenizer
 
 SOFT, BOS, EOS = 0, 1, 2
 
@@ -314,3 +318,36 @@ def test_the_auto_classes_know_the_model(tiny):
 def test_word_embeddings_are_the_language_models(tiny):
     assert tiny.model.get_input_embeddings() is tiny.model.language_model.get_input_embeddings()
     assert tiny.model.get_output_embeddings() is tiny.model.language_model.get_output_embeddings()
+
+
+# --- a language model with a chat template --------------------------------------------------------------------------
+
+
+def test_a_language_model_with_a_chat_template_is_asked_and_taught_in_its_own_words(tiny):
+    tokenizer = chatml_tokenizer()
+    settings = tiny.model.config.to_dict()
+    settings["text_config"] |= {"vocab_size": len(tokenizer)}
+    soft = tokenizer.convert_tokens_to_ids("<|soft|>")
+    config = FavorConfig(**{**settings, "prompt_format": "chat_template", "placeholder_token_id": soft})
+    model = FavorForConditionalGeneration(config).eval()
+    parts = ("image_processor", "feature_extractor", "qformer_tokenizer")
+    processor = FavorProcessor.for_config(
+        config, tokenizer=tokenizer, **{part: getattr(tiny.processor, part) for part in parts}
+    )
+    conversation = [system("Be brief."), user(LONG_VIDEO, "What?"), assistant("A dog."), user(SOUND, "Why?")]
+
+    asked = processor(conversation)
+    text = tokenizer.decode(asked["input_ids"][0])
+    assert text.count("<|soft|>") == 96
+    assert text.replace("<|soft|>", "") == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<Img></Img>\nWhat?<|im_end|>\n"
+        "<|im_start|>assistant\nA dog.<|im_end|>\n<|im_start|>user\n<Img></Img>\nWhy?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert Chat("", model, processor).answer(conversation, Decoding(max_new_tokens=4)) is not None
+
+    taught = processor([conversation, [user("Hi?")]], ["It runs.", "Yes."])
+    with torch.no_grad():
+        assert model(**taught).loss > 0
+    spoken = [tokenizer.decode(row[row != -100]) for row in taught["labels"]]
+    assert spoken == ["A dog.<|im_end|>It runs.<|im_end|>", "Yes.<|im_end|>"]

@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from favor.errors import ConfigurationError, MessageError
@@ -25,20 +24,13 @@ from favor.prompt import (
     normalise,
     pieces_of,
 )
+from tests.toy_tokenizers import chatml_tokenizer
 
 UNK, BOS, EOS = 0, 1, 2
 SOFT = UNK
 """The placeholder of one soft token."""
 
 A, B, C = VideoPart("a.mp4"), AudioPart("b.wav"), ImagePart("c.png")
-
-CHATML = (
-    "{% for message in messages %}"
-    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-SOME_TEXT = ["What happens after the bell rings?", "A dog barks, then it runs away.", "You are a helpful assistant."]
 
 
 @pytest.fixture(scope="module")
@@ -50,26 +42,6 @@ def letters() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="module")
 def chatml() -> PreTrainedTokenizerFast:
     return chatml_tokenizer()
-
-
-def chatml_tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
-    """A small byte-level BPE with ChatML's special tokens and a chat template, as Qwen's."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|soft|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    tokenizer.train_from_iterator(SOME_TEXT * 4, trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=["<|im_start|>", "<|soft|>"],
-    )
-    fast.chat_template = template
-    return fast
 
 
 def laid_out(
@@ -133,6 +105,12 @@ def test_an_unknown_role_is_refused_by_name(role):
     with pytest.raises(MessageError, match="system, user or assistant") as raised:
         Message(role, ())
     assert repr(role) in str(raised.value)
+
+
+@pytest.mark.parametrize("parts", ["Hi.", ("Hi.",), (A, b"bytes"), (None,), [5]])
+def test_a_part_of_another_type_is_refused_by_its_type(parts):
+    with pytest.raises(MessageError, match=r"of the type (str|bytes|NoneType|int)\."):
+        Message("user", parts)
 
 
 # --- the standard form of a conversation ---------------------------------------------------------------------------
