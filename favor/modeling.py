@@ -40,6 +40,9 @@ MEDIA_INPUTS = (
 )
 """Model inputs that only the first generation step needs; FavorProcessor makes them, see its docstring for shapes."""
 
+FEATURE_INPUTS = ("visual_features", "audio_features")
+"""What may stand in for the encoders' work: their outputs, made before and kept."""
+
 
 @dataclass
 class FavorOutput(ModelOutput):
@@ -144,15 +147,25 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         is_image: Tensor,
         instruction_ids: Tensor,
         instruction_mask: Tensor,
+        visual_features: Tensor | None = None,
+        audio_features: Tensor | None = None,
     ) -> ConnectorOutput:
-        """All clips to soft tokens, (W * N, D); inputs as made by :class:`favor.processor.FavorProcessor`."""
+        """All clips to soft tokens, (W * N, D); inputs as made by :class:`favor.processor.FavorProcessor`.
+
+        ``visual_features`` (F, P, width) and ``audio_features`` (S, 25, audio width) stand in for the encoders' work
+        where it has been done already.
+        """
         config = self.config.connector_config
         like = self.connector.query_tokens
         visual = like.new_zeros(0, config.tokens_per_step, config.visual_width)
         audio = like.new_zeros(0, AUDIO_FRAMES_PER_STEP, config.audio_widths[0])
-        if pixel_values is not None and len(pixel_values):
+        if visual_features is not None:
+            visual = visual_features
+        elif pixel_values is not None and len(pixel_values):
             visual = self.get_visual_features(pixel_values, num_frames, instruction_ids, instruction_mask)
-        if input_features is not None and len(input_features):
+        if audio_features is not None:
+            audio = audio_features
+        elif input_features is not None and len(input_features):
             audio = self.get_audio_features(input_features)
         plan = self._plan(num_frames.tolist(), num_audio_steps.tolist(), is_image.tolist())
         return self.connector(visual.to(like.dtype), [audio.to(like.dtype)], plan)
@@ -173,6 +186,8 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         is_image: Tensor | None = None,
         instruction_ids: Tensor | None = None,
         instruction_mask: Tensor | None = None,
+        visual_features: Tensor | None = None,
+        audio_features: Tensor | None = None,
         **kwargs: Any,
     ) -> FavorOutput:
         """Logits, and the loss if labels are given.
@@ -194,6 +209,8 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 "is_image": is_image,
                 "instruction_ids": instruction_ids,
                 "instruction_mask": instruction_mask,
+                "visual_features": visual_features,
+                "audio_features": audio_features,
             }
             clips = self._clips(media)
             if clips is None and past_key_values is not None:  # a later step: what was generated is no placeholder
@@ -223,7 +240,7 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Hugging Face ``generate``; media are encoded once, before the first step, whatever the number of beams."""
         if input_ids is None:  # the caller has embedded everything already
             return super().generate(attention_mask=attention_mask, **kwargs)
-        media = {name: kwargs.pop(name) for name in MEDIA_INPUTS if name in kwargs}
+        media = {name: kwargs.pop(name) for name in (*MEDIA_INPUTS, *FEATURE_INPUTS) if name in kwargs}
         clips = self._clips(media)
         embeds = self.embed(input_ids, clips)
         return super().generate(input_ids, inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
