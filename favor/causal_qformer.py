@@ -84,7 +84,8 @@ class CausalQFormer(nn.Module):
             (W, Q, H).
         """
         steps, tokens = windows.shape[1:3]
-        joint = self.joint_norm(windows.flatten(1, 2)) + self.positions.weight[: steps * tokens]  # (W, L, D)
+        places = torch.arange(steps * tokens, device=windows.device)
+        joint = self.joint_norm(windows.flatten(1, 2)) + self.positions(places)  # (W, L, D)
         return self.read(query_tokens, joint, num_steps=steps, is_real=is_real)
 
     def read(self, query_tokens: Tensor, joint: Tensor, *, num_steps: int, is_real: Tensor | None = None) -> Tensor:
