@@ -7,7 +7,8 @@ clips, L question tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,9 +26,12 @@ from favor.configuration import Align, FavorConfig, LengthRule, PromptFormat
 from favor.errors import MessageError
 from favor.media import SAMPLE_RATE_HZ, Clip, MediaOptions
 from favor.media.limits import FrameRule
-from favor.messages import Message
+from favor.messages import MediaPart, Message
 from favor.prompt import IGNORED, EncodedPrompt, clips_of, encode, instruction_of_each_clip, normalise, pieces_of
 from favor.sync import STEP_S, STEPS_PER_AUDIO_CHUNK, num_audio_chunks
+
+if TYPE_CHECKING:
+    from favor.feature_cache import FeatureCache
 
 MAX_INSTRUCTION_TOKENS = 256
 """Question tokens that the image Q-Former reads; longer questions lose their beginning (released code)."""
@@ -133,6 +137,7 @@ class FavorProcessor(ProcessorMixin):
         answer: str | Sequence[str] | None = None,
         *,
         progress: Progress | None = None,
+        features: FeatureCache | None = None,
     ) -> FavorInputs:
         """Read all clips and lay out all conversations.
 
@@ -140,6 +145,9 @@ class FavorProcessor(ProcessorMixin):
             messages: one conversation, or a batch of them.
             answer: the assistant's answer (one per conversation): adds ``labels`` for training.
             progress: told (seconds decoded, seconds in all) while a video is read.
+            features: where the encoders' outputs are kept: the inputs then hold ``visual_features`` (F, P, width) and
+                ``audio_features`` (60 K, 25, audio width) in place of pixel_values and input_features, and a clip
+                that is there is not decoded.
 
         Raises:
             FavorError: a clip or a conversation that cannot be used; says what, what is allowed, what to do.
@@ -153,15 +161,21 @@ class FavorProcessor(ProcessorMixin):
                 advice="Give as many answers as conversations",
             )
         turns = [normalise(chat, answer=text) for chat, text in zip(batch, answers, strict=True)]
-        reader = self.reader
-        clips = [[reader.load(part, progress=progress) for part in clips_of(chat)] for chat in turns]
-        receipts = tuple(tuple(reader.receipt(clip) for clip in chat) for chat in clips)
+        instructions = [text for chat in turns for text in instruction_of_each_clip(chat)]
+        parts = [part for chat in turns for part in clips_of(chat)]
+        media: dict[str, torch.Tensor] = {}
+        if not parts:
+            all_receipts: list[ClipReceipt] = []
+        elif features is None:
+            all_receipts, media = self._read(parts, progress)
+        else:
+            all_receipts, media = self._find(parts, instructions, features, progress)
+        rest = iter(all_receipts)
+        receipts = tuple(tuple(islice(rest, len(clips_of(chat)))) for chat in turns)
         prompts = [self._encode(chat, receipt) for chat, receipt in zip(turns, receipts, strict=True)]
         data = self._pad(prompts, has_labels=answer is not None)
-        all_clips = [clip for chat in clips for clip in chat]
-        if all_clips:
-            instructions = [text for chat in turns for text in instruction_of_each_clip(chat)]
-            data |= self._clip_tensors(all_clips) | self._instruction_tensors(instructions)
+        if parts:
+            data |= media | self.instruction_tensors(instructions)
         inputs = FavorInputs(data)
         inputs.receipts = receipts
         return inputs
@@ -196,6 +210,26 @@ class FavorProcessor(ProcessorMixin):
 
         return ["input_ids", "attention_mask", *MEDIA_INPUTS]
 
+    def _read(
+        self, parts: Sequence[MediaPart], progress: Progress | None
+    ) -> tuple[list[ClipReceipt], dict[str, torch.Tensor]]:
+        """Decode all clips."""
+        reader = self.reader
+        clips = [reader.load(part, progress=progress) for part in parts]
+        return [reader.receipt(clip) for clip in clips], self.clip_tensors(clips)
+
+    def _find(
+        self, parts: Sequence[MediaPart], instructions: Sequence[str], features: FeatureCache, progress: Progress | None
+    ) -> tuple[list[ClipReceipt], dict[str, torch.Tensor]]:
+        """Take all clips from the cache."""
+        from favor.feature_cache import pack
+
+        found = [
+            features.find(part, text, processor=self, progress=progress)
+            for part, text in zip(parts, instructions, strict=True)
+        ]
+        return [clip.receipt for clip in found], pack(found)
+
     def _encode(self, turns: Sequence[Message], receipts: Sequence[ClipReceipt]) -> EncodedPrompt:
         pieces = pieces_of(turns, self.tokenizer, prompt_format=self.prompt_format)
         return encode(
@@ -222,7 +256,8 @@ class FavorProcessor(ProcessorMixin):
             del rows["labels"]
         return {name: torch.tensor(values) for name, values in rows.items()}
 
-    def _clip_tensors(self, clips: Sequence[Clip]) -> dict[str, torch.Tensor]:
+    def clip_tensors(self, clips: Sequence[Clip]) -> dict[str, torch.Tensor]:
+        """The encoders' inputs of some clips, named and shaped as in the table above."""
         data = {
             "num_frames": torch.tensor([len(clip.frames) for clip in clips]),
             "num_audio_steps": torch.tensor([clip.num_audio_steps for clip in clips]),
@@ -238,7 +273,8 @@ class FavorProcessor(ProcessorMixin):
             data["input_features"] = features["input_features"]
         return data
 
-    def _instruction_tensors(self, instructions: Sequence[str]) -> dict[str, torch.Tensor]:
+    def instruction_tensors(self, instructions: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The questions as the image Q-Former reads them, one for each clip."""
         encoded = self.qformer_tokenizer(
             list(instructions),
             padding=True,
