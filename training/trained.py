@@ -1,0 +1,129 @@
+"""A model in two halves: frozen encoders that only run, and what the engine trains.
+
+Frozen encoders stay outside the engine. So no checkpoint can hold them, no ZeRO stage splits them, and a rank whose
+batch lacks a stream need not run them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from favor.connector import ConnectorOutput
+from favor.modeling import FavorForConditionalGeneration
+from favor.processor import FavorInputs
+from favor.prompt import IGNORED
+from favor.sync import AUDIO_FRAMES_PER_STEP, ClipSteps, WindowPlan
+
+Inputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LossSums:
+    """Losses of one micro-batch as sums, so that any split of a batch adds up to the same.
+
+    Args:
+        language: scalar, cross-entropy summed over target tokens.
+        diversity: scalar, mean diversity of a window times the number of windows.
+        num_tokens, num_windows: what the sums run over.
+    """
+
+    language: Tensor
+    diversity: Tensor
+    num_tokens: int
+    num_windows: int
+
+
+class FrozenEncoders:
+    """The encoders that do not learn, taken out of a model."""
+
+    def __init__(self, model: FavorForConditionalGeneration, device: torch.device) -> None:
+        self.vision = model.vision.to(device) if model.vision.is_frozen else None
+        self.audio = model.audio.to(device) if model.audio.is_frozen else None
+        for name in ("vision", "audio"):
+            if getattr(self, name) is not None:
+                setattr(model, name, None)
+
+    @torch.no_grad()
+    def encode(self, inputs: Inputs) -> Inputs:
+        """Replace pixels and mels by the frozen encoders' features; features that came from a cache stay."""
+        inputs = dict(inputs)
+        if self.vision is not None and (pixels := inputs.pop("pixel_values", None)) is not None:
+            clip_of_frame = torch.repeat_interleave(inputs["num_frames"])
+            ids, mask = (inputs[name][clip_of_frame] for name in ("instruction_ids", "instruction_mask"))
+            inputs["visual_features"] = self.vision(pixels, ids, mask)
+        if self.audio is not None and (mels := inputs.pop("input_features", None)) is not None:
+            steps = self.audio(mels).flatten(0, 1)
+            inputs["audio_features"] = steps.unflatten(0, (-1, AUDIO_FRAMES_PER_STEP))
+        return inputs
+
+
+class TrainedModel(nn.Module):
+    """What the engine holds: connector, language model and any encoder that learns."""
+
+    def __init__(self, model: FavorForConditionalGeneration) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Inputs) -> LossSums:
+        """Losses of one micro-batch; without clips the connector still runs, on zeros that count nothing.
+
+        So every rank runs the same trained modules in the same order, whatever its batch holds.
+        """
+        media = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask", "labels")}
+        has_clips = "num_frames" in media
+        clips = self.model.get_soft_tokens(**media) if has_clips else self._nothing()
+        embeds = self.model.embed(inputs["input_ids"], clips if has_clips else None)
+        idle = self._idle_encoders(media) if has_clips else [*self._idle_encoders(media), clips.soft_tokens.sum()]
+        for nothing in idle:
+            embeds = embeds + 0.0 * nothing.to(embeds.dtype)
+        logits = self.model.language_model(inputs_embeds=embeds, attention_mask=inputs["attention_mask"]).logits
+        targets = inputs["labels"][:, 1:].flatten()
+        language = cross_entropy(
+            logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORED, reduction="sum"
+        )  # 0, with a graph, where nothing is asked
+        num_windows = len(clips.queries) if has_clips else 0
+        return LossSums(
+            language=language,
+            diversity=clips.diversity.float() * num_windows,
+            num_tokens=int((targets != IGNORED).sum()),
+            num_windows=num_windows,
+        )
+
+    def _idle_encoders(self, media: Inputs) -> list[Tensor]:
+        """Encoders that learn but have no input in this batch, run on zeros."""
+        found = []
+        if self.model.vision is not None and "pixel_values" not in media:
+            vision = self.model.vision
+            size, like = vision.vit.model.config.image_size, vision.query_tokens
+            frame = torch.zeros(1, 3, size, size, dtype=like.dtype, device=like.device)
+            nobody = torch.zeros(1, 0, dtype=torch.long, device=like.device)
+            found.append(vision(frame, nobody, nobody).sum())
+        if self.model.audio is not None and "input_features" not in media:
+            model = self.model.audio.model
+            like = model.conv1.weight
+            length = 2 * model.max_source_positions
+            silence = torch.zeros(1, model.num_mel_bins, length, dtype=like.dtype, device=like.device)
+            found.append(self.model.audio(silence).sum())
+        return found
+
+    def _nothing(self) -> ConnectorOutput:
+        """The connector's output for one step of zeros."""
+        config = self.model.config.connector_config
+        like = next(self.model.connector.parameters())
+        visual = torch.zeros(1, config.tokens_per_step, config.visual_width, dtype=like.dtype, device=like.device)
+        width = config.audio_widths[0]
+        audio = torch.zeros(60, AUDIO_FRAMES_PER_STEP, width, dtype=like.dtype, device=like.device)
+        step = ClipSteps.of_clip(num_frames=1, num_audio_steps=1, is_image=False)
+        return self.model.connector(visual, [audio], WindowPlan.of([step], window_steps=config.window_steps))
+
+
+def as_inputs(inputs: FavorInputs | None, *, end_token_id: int, device: torch.device) -> Inputs:
+    """A batch on its device; a batch of which every sample was bad becomes one token that nobody asks about."""
+    if inputs is None:
+        token = torch.tensor([[end_token_id]], device=device)
+        return {"input_ids": token, "attention_mask": torch.ones_like(token), "labels": torch.full_like(token, IGNORED)}
+    return {name: value.to(device) for name, value in inputs.items()}
