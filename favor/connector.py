@@ -7,7 +7,7 @@ k steps per window, N queries, H hidden width, D_v visual width, D_a audio width
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,8 @@ from favor.configuration import ConnectorConfig
 from favor.sync import WindowPlan
 
 
-@dataclass(frozen=True)
-class ConnectorOutput:
-    """What the connector makes of a batch of clips.
+class ConnectorOutput(NamedTuple):
+    """What the connector makes of a batch of clips; a tuple, because that is how ZeRO-3 finds the tensors in it.
 
     Args:
         soft_tokens: (W * N, LLM width), clip after clip, window after window.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,7 +99,7 @@ def test_enough_beams_find_the_likeliest_answer(tiny):
     sequences = torch.cat((prompts, torch.tensor(allowed)[:, None]), dim=1)
     with torch.no_grad():
         clips = tiny.model.get_soft_tokens(**{name: inputs[name] for name in MEDIA_INPUTS})
-        clips = dataclasses.replace(clips, soft_tokens=clips.soft_tokens.repeat(len(allowed), 1))
+        clips = clips._replace(soft_tokens=clips.soft_tokens.repeat(len(allowed), 1))
         scores = tiny.model(inputs_embeds=tiny.model.embed(sequences, clips)).logits[:, -2:].log_softmax(-1)
     first = scores[0, 0, allowed]  # all rows are equal up to here
     pairs = first[:, None] + scores[:, 1][:, allowed]  # (first token, second token)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from favor.configuration import FavorConfig, LoraOptions
+from favor.configuration import LoraOptions
 from favor.errors import ConfigurationError
 from favor.lora import add_lora
 from favor.modeling import FavorForConditionalGeneration
@@ -38,14 +38,6 @@ class PartSize:
     num_bytes: int
 
 
-def configure(config: FavorConfig, parts: Parts) -> None:
-    """Change a configuration before the model is built: LoRA in the LLM exactly where ``parts.llm`` asks for it."""
-    if parts.llm == "lora" and config.lora_config is None:
-        config.lora_config = LoraOptions()
-    if parts.llm == "full":
-        config.lora_config = None
-
-
 def apply(model: FavorForConditionalGeneration, parts: Parts) -> None:
     """Set what learns in a built model.
 
@@ -60,7 +52,7 @@ def apply(model: FavorForConditionalGeneration, parts: Parts) -> None:
             raise ConfigurationError(
                 "parts.llm is 'lora' and the model has no LoRA",
                 allowed="a configuration with lora_config",
-                advice="Build the model from its configuration with training.parts.configure",
+                advice="Build the model with training.base_model, which adds it",
             )
         for name, parameter in model.language_model.named_parameters():
             parameter.requires_grad_("lora_" in name)

@@ -6,7 +6,7 @@ batch lacks a stream need not run them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,7 @@ from favor.sync import AUDIO_FRAMES_PER_STEP, ClipSteps, WindowPlan
 Inputs = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class LossSums:
+class LossSums(NamedTuple):
     """Losses of one micro-batch as sums, so that any split of a batch adds up to the same.
 
     Args:

@@ -1,0 +1,64 @@
+"""``python -m training COMMAND``: everything from checking data to a model that serves.
+
+Exit status: 0 done, or saved on a signal; 1 problems were found; 2 something given cannot be
+used (one line on stderr says what).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from favor.errors import FavorError
+
+COMMANDS = {
+    "run": ("training.run", "train as a recipe says"),
+    "check": ("training.data.check", "read every item of a data file and report what is wrong"),
+    "cache": ("training.cache", "compute and keep the frozen encoders' features"),
+    "plan": ("training.plan", "memory, steps and time of a recipe, without a GPU"),
+    "merge": ("training.export", "merge LoRA into the language model"),
+    "export": ("training.export", "write a folder that favor, serving and vLLM load"),
+    "preflight": ("training.preflight", "check that all nodes agree and can talk before a long run"),
+}
+"""Command -> the module with its ``add_arguments`` and ``run``, and what it does."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="python -m training", description="Fine-tune FAVOR.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if given[:1] == [name]:  # import only what is asked for
+            _load(module, name).add_arguments(command)
+    options = parser.parse_args(given)
+    try:
+        return int(_load(COMMANDS[options.command][0], options.command).run(options))
+    except FavorError as error:
+        print(f"error ({error.code}): {error}", file=sys.stderr)
+        return 2
+
+
+class _Command:
+    """A command of a module that has several: their functions carry its name."""
+
+    def __init__(self, module: object, name: str) -> None:
+        self.add_arguments = getattr(module, f"add_{name}_arguments", None) or module.add_arguments
+        self.run = getattr(module, f"run_{name}", None) or module.run
+
+
+def _load(module: str, name: str) -> _Command:
+    return _Command(importlib.import_module(module), name)
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        os._exit(status)  # gloo may abort a process at interpreter exit, long after all work is done
+    sys.exit(status)
