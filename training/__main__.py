@@ -60,5 +60,5 @@ if __name__ == "__main__":
     sys.stdout.flush()
     sys.stderr.flush()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        os._exit(status)  # gloo may abort a process at interpreter exit, long after all work is done
+        os._exit(status)  # gloo may abort a process while it is taken down, long after all work is done
     sys.exit(status)

@@ -27,6 +27,5 @@ def run(options: argparse.Namespace) -> int:
 
     trainer.run(recipe.load(options.recipe, options.overrides), is_resuming=options.resume == "auto")
     if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+        dist.barrier()  # __main__ then leaves at once
     return 0
