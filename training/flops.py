@@ -11,6 +11,8 @@ N and P are weights that multiply: word embeddings are looked up, not multiplied
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -22,10 +24,7 @@ from favor.configuration import FavorConfig
 from favor.modeling import FavorForConditionalGeneration
 from favor.processor import FavorInputs
 from favor.sync import AUDIO_FRAMES_PER_STEP, STEPS_PER_AUDIO_CHUNK
-from training.recipe import PartMode, Parts
-
-FORWARD = 2
-"""Per weight and token: one multiplication, one addition."""
+from training.recipe import Parts
 
 PEAK_FLOPS = {
     "A100": 312e12,
@@ -90,7 +89,7 @@ class PartFlops:
     audio: float
     sync: float
     llm: float
-    recompute: float
+    recompute: float = 0.0
 
     @property
     def model(self) -> float:
@@ -105,25 +104,40 @@ class HasInputs(Protocol):
     def inputs(self) -> FavorInputs | None: ...
 
 
-def flops_per_step(config: FavorConfig, parts: Parts, shape: BatchShape) -> PartFlops:
-    """FLOPs, forward and backward, of the batch (or batches) of ``shape``."""
-    weights = _weights(config.to_json_string(use_diff=False))
-    vision = _vision_forward(config, weights, shape)
-    audio = _audio_forward(config, weights, shape)
-    sync = _sync_forward(config, weights, shape)
-    llm, lora, attention = _llm_forward(config, weights, shape)
+def flops_per_step(config: FavorConfig, parts: Parts, shape: BatchShape) -> float:
+    """Model FLOPs, forward and backward, of the batch (or batches) of ``shape``."""
+    return flops_by_part(config, parts, shape).model
+
+
+def flops_by_part(config: FavorConfig, parts: Parts, shape: BatchShape) -> PartFlops:
+    """The same by part, and what recomputing the language model's activations would add."""
+    weights = multiplying_weights(config)
+    tokens = _tokens(config, shape)
+    attention = _attention(config, shape)
+
+    def forward(*kinds: str) -> float:
+        return float(sum(2 * weights[kind] * tokens[kind] for kind in kinds))
+
+    learns_before_llm = parts.sync != "frozen" or parts.vision != "frozen" or parts.audio != "frozen"
+    llm, lora = forward("llm"), forward("lora")
+    llm_passes = {"full": 3, "lora": 2, "frozen": 2 if learns_before_llm else 1}[parts.llm]
+    learns = {"vision": parts.vision != "frozen", "audio": parts.audio != "frozen", "sync": learns_before_llm}
+    learns["llm"] = learns_before_llm or parts.llm != "frozen"
+    passes = {"frozen": 1, "lora": 2, "full": 3}
+    sync_passes = max(passes[parts.sync], 2 if learns["vision"] or learns["audio"] else 1)
+    around = {part: value * (3 if learns[part] else 1) for part, value in attention.items()}
     return PartFlops(
-        vision=vision * _passes(parts.vision),
-        audio=audio * _passes(parts.audio),
-        sync=sync * (2 if parts.sync == "frozen" else _passes(parts.sync)),  # gradients stop in front of it
-        llm=llm * _llm_passes(parts) + 3 * lora + (3 if _needs_llm_backward(parts) else 1) * attention,
-        recompute=llm + lora + attention,
+        vision=passes[parts.vision] * forward("patches", "frames", "frame words", "frame queries") + around["vision"],
+        audio=passes[parts.audio] * forward("mels", "sound") + around["audio"],
+        sync=sync_passes * forward("steps", "windows", "queries", "soft tokens") + around["sync"],
+        llm=llm_passes * llm + (3 if parts.llm == "lora" else llm_passes) * lora + around["llm"],
+        recompute=llm + lora + attention["llm"],
     )
 
 
 def flops_of_batch(config: FavorConfig, parts: Parts, batch: HasInputs) -> float:
     """Model FLOPs of one micro-batch; 0 for an empty one."""
-    return 0.0 if batch.inputs is None else flops_per_step(config, parts, BatchShape.of(batch.inputs)).model
+    return 0.0 if batch.inputs is None else flops_per_step(config, parts, BatchShape.of(batch.inputs))
 
 
 def peak_flops(device_name: str) -> float | None:
@@ -131,55 +145,117 @@ def peak_flops(device_name: str) -> float | None:
     return next((peak for name, peak in PEAK_FLOPS.items() if name in device_name), None)
 
 
-@dataclass(frozen=True)
-class _Weights:
-    """Multiplying weights, each with the kind of token it multiplies."""
-
-    vit: int
-    patch_embedding: int
-    qformer_both: int
-    qformer_queries: int
-    qformer_words: int
-    qformer_cross: int
-    audio: int
-    audio_stem: int
-    audio_projection: int
-    window: int
-    queries: int
-    projection: int
-    llm: int
-    lora: int
+def multiplying_weights(config: FavorConfig) -> dict[str, int]:
+    """Weights of Linears and convolutions by the kind of token that they multiply."""
+    return _multiplying_weights(config.to_json_string(use_diff=False))
 
 
 @cache
-def _weights(config_json: str) -> _Weights:
-    import json
+def _multiplying_weights(config_json: str) -> dict[str, int]:
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # counting must not move a run's random numbers
+        model = FavorForConditionalGeneration(FavorConfig.from_dict(json.loads(config_json)))
+    weights = dict.fromkeys(KINDS, 0)
+    for name, size in _multipliers(model):
+        weights[_kind(name)] += size
+    return weights
 
-    with torch.device("meta"):
-        model = FavorForConditionalGeneration(FavorConfig(**_plain(json.loads(config_json))))
-    qformer = dict(_linears(model.vision.qformer))
-    cross = sum(size for name, size in qformer.items() if "crossattention.attention.key" in name or ".crossattention.attention.value" in name)
-    queries = sum(size for name, size in qformer.items() if "_query." in f"{name}." or "crossattention" in name) - cross
-    words = sum(size for name, size in qformer.items() if ".intermediate." in name or _is_word_output(name))
-    connector = dict(_linears(model.connector))
-    window = sum(size for name, size in connector.items() if ".causal." in name or "cross_attention.key" in name or "cross_attention.value" in name)
-    audio_projection = sum(size for name, size in connector.items() if name.startswith("audio_projections"))
-    projection = connector["projection"]
-    llm = dict(_linears(model.language_model))
-    lora = sum(size for name, size in llm.items() if "lora_" in name)
-    return _Weights(
-        vit=sum(dict(_linears(model.vision.vit)).values()),
-        patch_embedding=sum(m.weight.numel() for m in model.vision.vit.modules() if isinstance(m, nn.Conv2d)),
-        qformer_both=sum(qformer.values()) - cross - queries - words,
-        qformer_queries=queries,
-        qformer_words=words,
-        qformer_cross=cross,
-        audio=sum(dict(_linears(model.audio)).values()),
-        audio_stem=sum(m.weight.numel() for m in model.audio.modules() if isinstance(m, nn.Conv1d)),
-        audio_projection=audio_projection,
-        window=window,
-        queries=sum(connector.values()) - window - audio_projection - projection,
-        projection=projection,
-        llm=sum(llm.values()) - lora,
-        lora=lora,
+
+KINDS = (
+    "patches",  # of a frame: ViT, and the image Q-Former's keys and values
+    "frames",  # queries and question of a frame together: the image Q-Former's self-attention
+    "frame words",  # the question of a frame
+    "frame queries",
+    "mels",  # mel frames of a chunk: the first convolution
+    "sound",  # vectors of a chunk: Whisper
+    "steps",  # 25 vectors of each step of sound: the audio projection
+    "windows",  # joint tokens of a window: causal block, and keys and values of the queries
+    "queries",
+    "soft tokens",
+    "llm",
+    "lora",
+)
+
+
+def _multipliers(model: nn.Module) -> Iterator[tuple[str, int]]:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+            yield name, module.weight.numel()
+
+
+def _kind(name: str) -> str:
+    part, _, rest = name.partition(".")
+    is_of_context = rest.endswith((".key", ".value"))
+    if part == "language_model":
+        return "lora" if "lora_" in rest else "llm"
+    if part == "audio":
+        return "mels" if rest.endswith("conv1") else "sound"
+    if part == "connector":
+        if rest.startswith("audio_projections"):
+            return "steps"
+        if rest == "projection":
+            return "soft tokens"
+        return "windows" if ".causal." in rest or (".cross_attention." in rest and is_of_context) else "queries"
+    if rest.startswith("vit.") or ("crossattention" in rest and is_of_context):
+        return "patches"
+    if "crossattention" in rest or "_query.dense" in rest:
+        return "frame queries"
+    return "frames" if ".attention." in rest else "frame words"
+
+
+def _tokens(config: FavorConfig, shape: BatchShape) -> dict[str, int]:
+    connector = config.connector_config
+    queries = config.num_image_query_tokens
+    rounds, num_queries = _resolutions(config)
+    return {
+        "patches": shape.num_frames * _num_patches(config),
+        "frames": shape.num_frames * (queries + shape.num_question_tokens),
+        "frame words": shape.num_frames * shape.num_question_tokens,
+        "frame queries": shape.num_frames * queries,
+        "mels": shape.num_chunks * 2 * config.audio_config.max_source_positions,
+        "sound": shape.num_chunks * config.audio_config.max_source_positions,
+        "steps": shape.num_audio_steps * AUDIO_FRAMES_PER_STEP,
+        "windows": rounds * shape.num_windows * connector.window_steps * connector.tokens_per_step,
+        "queries": shape.num_windows * num_queries,
+        "soft tokens": shape.num_windows * connector.num_query_tokens,
+        "llm": shape.num_tokens,
+        "lora": shape.num_tokens,
+    }
+
+
+def _attention(config: FavorConfig, shape: BatchShape) -> dict[str, float]:
+    """Forward: 4 x tokens that ask x tokens that answer x width, for every layer."""
+    vision, audio, connector, text = (
+        config.vision_config,
+        config.audio_config,
+        config.connector_config,
+        config.text_config,
     )
+    patches, sound = _num_patches(config), audio.max_source_positions
+    rounds, num_queries = _resolutions(config)
+    window = connector.window_steps * connector.tokens_per_step
+    length = shape.num_tokens / max(shape.num_sequences, 1)
+    causal = rounds * window * window * connector.joint_width
+    return {
+        "vision": 4.0 * shape.num_frames * patches**2 * vision.hidden_size * vision.num_hidden_layers,
+        "audio": 4.0 * shape.num_chunks * sound**2 * audio.d_model * audio.encoder_layers,
+        "sync": 4.0
+        * shape.num_windows
+        * connector.num_hidden_layers
+        * (causal + num_queries * window * connector.hidden_size),
+        "llm": 4.0 * shape.num_tokens * length * text.hidden_size * text.num_hidden_layers,
+    }
+
+
+def _num_patches(config: FavorConfig) -> int:
+    """Patches of a frame and its CLS token."""
+    vision = config.vision_config
+    return 1 + (vision.image_size // vision.patch_size) ** 2
+
+
+def _resolutions(config: FavorConfig) -> tuple[int, int]:
+    """How often a window is read, and queries that read it in all resolutions."""
+    connector = config.connector_config
+    if not connector.is_multi_resolution:
+        return 1, connector.num_query_tokens
+    fine = connector.window_steps // connector.fine_window_steps * connector.num_fine_query_tokens
+    return 2, connector.num_query_tokens + fine
