@@ -25,7 +25,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -315,8 +315,13 @@ def pack(clips: Sequence[ClipFeatures]) -> dict[str, Tensor]:
 
 def weights_hash(module: nn.Module, settings: object) -> str:
     """Of all weights and buffers (names, dtypes, shapes, bytes) and of what ``settings`` says about their use."""
+    return tensors_hash(module.state_dict(), settings)
+
+
+def tensors_hash(tensors: Mapping[str, Tensor], settings: object = None) -> str:
+    """SHA-256 of names, dtypes, shapes and bytes, and of ``settings``."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         if tensor.numel():
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

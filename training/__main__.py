@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from favor.errors import FavorError
 
@@ -44,11 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Command:
-    """A command of a module that has several: their functions carry its name."""
+    """A command of a module; where a module has several, their functions carry the command's name."""
 
-    def __init__(self, module: object, name: str) -> None:
-        self.add_arguments = getattr(module, f"add_{name}_arguments", None) or module.add_arguments
-        self.run = getattr(module, f"run_{name}", None) or module.run
+    def __init__(self, module: Any, name: str) -> None:
+        has_several = hasattr(module, f"run_{name}")
+        self.add_arguments = getattr(module, f"add_{name}_arguments") if has_several else module.add_arguments
+        self.run = getattr(module, f"run_{name}") if has_several else module.run
 
 
 def _load(module: str, name: str) -> _Command:

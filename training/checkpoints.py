@@ -15,7 +15,6 @@ A checkpoint is written under another name, flushed to disk and renamed. So a fo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -29,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from favor.errors import CheckpointError
+from favor.feature_cache import tensors_hash
 from favor.lora import peft_names, peft_settings
 from favor.modeling import FavorForConditionalGeneration
 from training.engine.base import Engine, Ranks
@@ -172,24 +172,8 @@ def load_parts(folder: Path, model: FavorForConditionalGeneration) -> None:
 
 def base_hashes(model: FavorForConditionalGeneration) -> dict[str, str]:
     """Hashes of the weights that do not learn, part by part; taken before training touches anything."""
-    return {
-        part: weights_hash(module)
-        for part, module in (("vision", model.vision), ("audio", model.audio), ("llm", model.language_model))
-    }
-
-
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over names, shapes, dtypes and bytes of the parameters that do not learn."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(module.named_parameters()):
-        if parameter.requires_grad:
-            continue
-        value = parameter.detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-        digest.update(
-            value.view(torch.uint8).numpy().data if value.dim() else value[None].view(torch.uint8).numpy().data
-        )
-    return digest.hexdigest()
+    modules = {"vision": model.vision, "audio": model.audio, "llm": model.language_model}
+    return {part: tensors_hash(_frozen_tensors(module)) for part, module in modules.items()}
 
 
 def refuse_other_base(run: Path, hashes: Mapping[str, str]) -> None:
@@ -210,6 +194,10 @@ def refuse_other_base(run: Path, hashes: Mapping[str, str]) -> None:
             allowed="the same base model",
             advice="Use the base the run began on, or another output folder",
         )
+
+
+def _frozen_tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter for name, parameter in module.named_parameters() if not parameter.requires_grad}
 
 
 def restore_random_state(checkpoint: Path, ranks: Ranks) -> None:

@@ -17,6 +17,7 @@ import torch
 
 from favor.configuration import FavorConfig
 from favor.errors import ConfigurationError
+from favor.feature_cache import FeatureCache
 from favor.modeling import FavorForConditionalGeneration
 from favor.processor import FavorProcessor
 from training import engine as engines
@@ -69,10 +70,14 @@ def run(recipe: Recipe, *, is_resuming: bool) -> Outcome:
     start = checkpoints.latest() if is_resuming else None
     if start is not None:
         load_parts(start, model)
-    config = model.config
+    config, features = model.config, None
+    if recipe.data.cache is not None:
+        features = FeatureCache.open(recipe.data.cache, model, processor, on_miss="fail")
+    if recipe.engine.checkpoint_activations:
+        model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     encoders = FrozenEncoders(model, ranks.device)
     engine = engines.start(TrainedModel(model), recipe, ranks)
-    trainer = Trainer(recipe, engine, encoders, processor, checkpoints, config)
+    trainer = Trainer(recipe, engine, encoders, processor, checkpoints, config, features)
     if start is not None:
         trainer.resume(start)
     return trainer.run()
@@ -99,8 +104,10 @@ class Trainer:
         processor: FavorProcessor,
         checkpoints: Checkpoints,
         config: FavorConfig,
+        features: FeatureCache | None,
     ) -> None:
         self.recipe = recipe
+        self.features = features
         self.engine = engine
         self.encoders = encoders
         self.processor = processor
@@ -116,6 +123,7 @@ class Trainer:
             world_size=self.ranks.world_size,
             micro_batch=options.micro_batch,
             accumulation=options.accumulation,
+            features=features,
         )
         self.state = RunState(0, self.stream.state(), self.ranks.world_size, recipe.engine.name)
         self.is_asked_to_stop = False
@@ -213,6 +221,7 @@ class Trainer:
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
             micro_batch=self.recipe.optimisation.micro_batch,
+            features=self.features,
         ):
             sums = self.engine.evaluate(self._encoded(batch))
             language, tokens = language + float(sums.language), tokens + sums.num_tokens
