@@ -87,9 +87,9 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.audio = WhisperAudioEncoder(config.audio_config)
         self.connector = Connector(config.connector_config, llm_width=config.text_config.hidden_size)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
-        if config.lora_config is not None:
-            add_lora(self.language_model, config.lora_config)
         self.post_init()
+        if config.lora_config is not None:  # last, so that a seed gives the same base with and without it
+            add_lora(self.language_model, config.lora_config)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
