@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
+import json
 import multiprocessing
 import os
 import pickle
@@ -18,6 +20,9 @@ from favor.messages import AudioPart, ImagePart, Message, VideoPart, assistant, 
 from favor.processor import FavorProcessor
 from tests import small_media
 from tests.conftest import Tiny
+from training import cache as command
+from training import recipe
+from training.data import Sample
 
 VIDEO = VideoPart(small_media.video(2.0))
 SOUND = AudioPart(small_media.sound(1.5))
@@ -308,3 +313,64 @@ def test_several_processes_fill_one_cache_at_once(tiny, cache):
     assert len(entries(cache)) == 2
     ask(tiny.processor, cache)
     assert cache.counts.hits == 1
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def write_data(folder: Path) -> Path:
+    """Three good samples, two of them about one clip, and two bad ones; returns a recipe."""
+    (folder / "dog.mp4").write_bytes(VIDEO.source)
+    (folder / "broken.mp4").write_bytes(b"no video")
+    questions = [("dog.mp4", "What?"), ("dog.mp4", "Where?"), ("broken.mp4", "What?"), (None, "Who are you?")]
+    lines = []
+    for clip, question in questions:
+        turns = [
+            {"role": "user", "content": f"{'<video>' if clip else ''}{question}"},
+            {"role": "assistant", "content": "A dog."},
+        ]
+        lines.append(json.dumps({"messages": turns, **({"videos": [clip]} if clip else {})}))
+    (folder / "data.jsonl").write_text("\n".join([*lines, "{"]) + "\n")
+    path = folder / "recipe.yaml"
+    path.write_text(
+        f"{{name: r, summary: s, model: tiny, output: {folder / 'run'}, optimisation: {{steps: 1, precision: fp32}},"
+        f" data: {{cache: {folder / 'features'}, train: [{{path: {folder / 'data.jsonl'}}}]}}}}"
+    )
+    return path
+
+
+def fill(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def test_the_command_fills_the_cache_counts_and_goes_on_where_it_stopped(tiny, tmp_path, capsys):
+    path = write_data(tmp_path)
+    assert fill(path) == 1
+    told = capsys.readouterr()
+    assert told.out == "features: 5 samples, 0 clips were there, 2 encoded, 2 bad samples\n"
+    assert "broken.mp4" in told.err
+    assert "data.jsonl:5" in told.err
+    assert fill(path) == 1
+    assert "2 clips were there, 0 encoded" in capsys.readouterr().out
+    strict = FeatureCache.open(tmp_path / "features", *tiny, on_miss="fail")
+    processor = copy.copy(tiny.processor)
+    processor.max_seconds = recipe.load(path).data.max_seconds
+    ask(processor, strict, VideoPart(tmp_path / "dog.mp4"), "Where?")
+
+
+def test_several_processes_share_the_samples(tmp_path):
+    given = recipe.load(write_data(tmp_path))
+    shares = [list(command.samples_of(given, rank=rank, world_size=2)) for rank in range(2)]
+    assert [len(share) for share in shares] == [3, 2]
+    keys = [sample.key for share in shares for sample in share if isinstance(sample, Sample)]
+    assert len(set(keys)) == 4
+
+
+def test_a_recipe_without_a_cache_folder_or_with_a_trained_encoder_is_refused(tmp_path):
+    path = write_data(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"data\.cache"):
+        fill(path, "data.cache=null")
+    with pytest.raises(ConfigurationError, match="audio"):
+        fill(path, "parts.audio=full")
