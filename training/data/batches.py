@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from favor.clips import ClipReceipt
 from favor.errors import FavorError, MissingStreamError
-from favor.messages import VideoPart
+from favor.messages import MediaPart, VideoPart
 from favor.processor import FavorInputs, FavorProcessor
-from favor.prompt import IGNORED, clips_of
+from favor.prompt import IGNORED
 from training.data.manifest import Sample
 from training.data.sampler import Pick
 from training.data.sources import Source
@@ -108,14 +109,23 @@ def encode(samples: Sequence[Sample], processor: FavorProcessor, *, features: An
     options = {} if features is None else {"features": features}
     inputs = processor([sample.question for sample in samples], answer=[sample.answer for sample in samples], **options)
     for sample, receipts in zip(samples, inputs.receipts, strict=True):
-        for part, receipt in zip(clips_of(sample.messages), receipts, strict=True):
-            if isinstance(part, VideoPart) and part.use_audio and receipt.media.audio is None:
-                raise MissingStreamError(
-                    f"{receipt.media.name} has no sound, and the sample says that it has",
-                    allowed="a video with sound, or use_audio_in_video: false",
-                    advice="Correct the file or the line",
-                )
+        for part, receipt in zip(sample.media, receipts, strict=True):
+            require_sound(part, receipt)
     return inputs
+
+
+def require_sound(part: MediaPart, receipt: ClipReceipt) -> None:
+    """A video whose sound is to be used must have sound: the model would take its absence for silence.
+
+    Raises:
+        MissingStreamError: it has none.
+    """
+    if isinstance(part, VideoPart) and part.use_audio and receipt.media.audio is None:
+        raise MissingStreamError(
+            f"{receipt.media.name} has no sound, and the sample says that it has",
+            allowed="a video with sound, or use_audio_in_video: false",
+            advice="Correct the file or the line",
+        )
 
 
 def strict(processor: FavorProcessor, *, max_seconds: float) -> FavorProcessor:

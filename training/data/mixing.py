@@ -124,7 +124,7 @@ class Mixer:
                 return sample
             clip, answer = _with_sound(clip, _sound_of(donor)), NO
             seconds = max(seconds, donor.seconds)
-        return replace(sample, messages=(user(clip, question), assistant(answer)), seconds=seconds)
+        return replace(sample, messages=(*_split(sample)[0], user(clip, question), assistant(answer)), seconds=seconds)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ each has come twice, however long the run.
 **Position** counts samples of all ranks in the epoch; it is a multiple of a step's samples.
 
 **Length grouping.** The epoch's shuffled order is cut into chunks of up to 64 steps (at least four chunks an epoch
-where there are so many steps). A chunk's samples are sorted by length and cut into steps, and the steps are shuffled. All
+where there are so many). A chunk's samples are sorted by length and cut into steps, and the steps are shuffled. All
 micro-batches of a step, of all ranks, so hold samples of similar length: little padding, and no rank waits for another.
 """
 
