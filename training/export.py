@@ -22,6 +22,7 @@ from favor.errors import CheckpointError, ConfigurationError
 from favor.lora import lora_state, merge_lora, peft_settings, remove_lora
 from favor.modeling import FavorForConditionalGeneration
 from favor.processor import FavorProcessor
+from favor.terminal import quiet_libraries
 from training import parts, recipe
 from training.base_model import base_model
 from training.checkpoints import base_hashes, load_parts, read_state, refuse_other_base
@@ -104,6 +105,7 @@ def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_merge(options: argparse.Namespace) -> int:
+    quiet_libraries()
     print(f"wrote {merge(options.source, options.out).name}: python -m favor ask --model {options.out} CLIP QUESTION")
     return 0
 
@@ -114,6 +116,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_export(options: argparse.Namespace) -> int:
+    quiet_libraries()
     export(options.source, options.out, llm=options.llm)
     print(f"wrote {Path(options.out).name}: python -m serving --model {options.out}")
     return 0

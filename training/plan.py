@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, dataclass
+from functools import cache
 
 import torch
 from rich.console import Console
@@ -25,7 +26,7 @@ from training import parts, recipe
 from training.base_model import base_config
 from training.flops import BatchShape, PartFlops, flops_by_part
 from training.logs import clock
-from training.recipe import Recipe
+from training.recipe import Parts, Recipe
 
 GIB = 2**30
 RESERVED_BYTES = 3 * GIB
@@ -200,20 +201,26 @@ def run(options: argparse.Namespace) -> int:
 
 def _parts(config: FavorConfig, given: Recipe) -> tuple[tuple[PartPlan, ...], int]:
     """Every part, and the parameters of the language model's largest layer."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = FavorForConditionalGeneration(config)
-        parts.apply(model, given.parts)
+    sizes, largest_layer = _sizes(config.to_json_string(use_diff=False), given.parts)
+    unit = _BYTES[given.optimisation.precision]
     rows = []
-    for size in parts.sizes(model, given.parts):
+    for size in sizes:
         is_outside = size.name in ("vision", "audio") and size.mode == "frozen"
-        unit = _BYTES[given.optimisation.precision]
         trained_unit = unit if given.engine.name == "deepspeed" else 4  # plain and DDP train in float32
         weight_bytes = (size.num_parameters - size.num_trained) * unit + size.num_trained * trained_unit
         units = {unit} if is_outside else {u for u, n in _by_unit(size, unit, trained_unit) if n}
         dtype = " and ".join(f"{8 * width} bit" for width in sorted(units))
         rows.append(PartPlan(size.name, size.mode, size.num_parameters, size.num_trained, dtype, weight_bytes))
+    return tuple(rows), largest_layer
+
+
+@cache
+def _sizes(config_json: str, wanted: Parts) -> tuple[tuple[parts.PartSize, ...], int]:
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = FavorForConditionalGeneration(FavorConfig.from_dict(json.loads(config_json)))
+        parts.apply(model, wanted)
     layers = [sum(p.numel() for p in layer.parameters()) for layer in model.language_model.get_decoder().layers]
-    return tuple(rows), max(layers)
+    return tuple(parts.sizes(model, wanted)), max(layers)
 
 
 def _by_unit(size: parts.PartSize, unit: int, trained_unit: int) -> tuple[tuple[int, int], ...]:
