@@ -6,7 +6,7 @@ CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(CORES)}
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-media check bench clean
+.PHONY: help install demo serve test test-media test-training check bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -26,13 +26,18 @@ test: install  ## run the tests (without media and slow)
 test-media: install  ## run the container matrix over sample files, fetched first
 	samples=$$(tests/fetch_iscc_samples.sh) && FAVOR_ISCC_SAMPLES=$$samples $(TEST_ENV) $(PYTHON) -m pytest -m media
 
+test-training:  ## run the long training tests too: two processes, DeepSpeed ZeRO-1/2/3, killed and resumed
+	@./install.sh train
+	$(TEST_ENV) $(PYTHON) -m pytest -m "slow or not slow" tests/training
+
 check: install  ## lint, format and types
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
-bench: install  ## time the causal Q-Former against the plain one
+bench: install  ## run the benchmarks; each prints one JSON line at its end
 	@$(PYTHON) -m benchmarks.causal_qformer
+	@$(PYTHON) -m benchmarks.training_throughput
 
 clean:  ## remove caches and build output (.venv stays)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
