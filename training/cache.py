@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
     cache, processor = open_cache(given, device=device, dtype=DTYPES[options.dtype] if options.dtype else None)
     if any(given.data.mixing.model_dump().values()):
         print("note: data.mixing makes new clips and questions during training; those are not cached.", file=sys.stderr)
-    total = sum(len(source) for source in open_sources([*given.data.train, *given.data.val]))
+    total = _count(given)
     with _bar(is_shown=rank == 0 and sys.stderr.isatty()) as bar:
         task = bar.add_task("encoding", total=-(-(total - rank) // world_size))
         samples = _counted(samples_of(given, rank=rank, world_size=world_size), lambda: bar.advance(task))
@@ -115,6 +115,14 @@ def run(options: argparse.Namespace) -> int:
         f"{report.num_computed} encoded, {len(report.bad)} bad samples"
     )
     return 1 if report.bad else 0
+
+
+def _count(given: Recipe) -> int:
+    sources = open_sources([*given.data.train, *given.data.val])
+    total = sum(map(len, sources))
+    for source in sources:
+        source.close()
+    return total
 
 
 def _counted(samples: Iterable[Sample | FavorError], tell: Callable[[], None]) -> Iterator[Sample | FavorError]:
