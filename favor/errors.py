@@ -18,6 +18,8 @@ what to do about it. It never holds a path: the clip is called by the name its c
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class FavorError(Exception):
     """Base of all deliberate errors.
@@ -38,6 +40,10 @@ class FavorError(Exception):
         self.allowed = allowed
         self.advice = advice
         super().__init__(f"{given}. Allowed: {allowed}. {advice}.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So that an error of a worker process arrives as it was raised."""
+        return _rebuilt, (type(self), self.args, self.__dict__)
 
 
 class MediaError(FavorError):
@@ -78,3 +84,9 @@ class CheckpointError(FavorError):
 
 class MissingDependencyError(FavorError, ImportError):
     code = "missing_dependency"
+
+
+def _rebuilt(kind: type[FavorError], args: tuple[Any, ...], attributes: dict[str, Any]) -> FavorError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error

@@ -36,7 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=summary, description=summary)
         if given[:1] == [name]:  # import only what is asked for
             _load(module, name).add_arguments(command)
-    options = parser.parse_args(given)
+    options, rest = parser.parse_known_args(given)
+    if any(word.startswith("-") or "=" not in word for word in rest) or (rest and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # overrides that came behind an option
+        options.overrides = [*options.overrides, *rest]
     try:
         return int(_load(COMMANDS[options.command][0], options.command).run(options))
     except FavorError as error:

@@ -72,6 +72,7 @@ def run(recipe: Recipe, *, is_resuming: bool) -> Outcome:
         load_parts(start, model)
     config, features = model.config, None
     if recipe.data.cache is not None:
+        refuse_mixing(recipe)
         features = FeatureCache.open(recipe.data.cache, model, processor, on_miss="fail")
     if recipe.engine.checkpoint_activations:
         model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -253,6 +254,20 @@ class Trainer:
 
     def _ask_to_stop(self, *_: object) -> None:
         self.is_asked_to_stop = True
+
+
+def refuse_mixing(recipe: Recipe) -> None:
+    """Mixed-modality sampling makes clips and questions that no cache holds.
+
+    Raises:
+        ConfigurationError: it is asked for together with a cache.
+    """
+    if any(recipe.data.mixing.model_dump().values()):
+        raise ConfigurationError(
+            "data.mixing makes new pairs of clips and data.cache is set",
+            allowed="one of them",
+            advice="Leave data.cache out, or set the shares of data.mixing to 0",
+        )
 
 
 def refuse_other_setup(state: RunState, recipe: Recipe, ranks: Ranks) -> None:

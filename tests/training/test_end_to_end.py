@@ -159,3 +159,16 @@ def test_the_exported_language_model_is_a_plain_hugging_face_one(folder: Path, t
 def test_an_unknown_key_is_refused_with_the_nearest_name(folder: Path, capsys) -> None:
     assert train("run", folder / "recipe.yaml", "optimisation.learning_rat=1") == 2
     assert "Did you mean 'learning_rate'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_clip_that_was_not_cached_ends_the_run_and_is_no_bad_sample(folder: Path, capsys, workers: int) -> None:
+    given = [folder / "recipe.yaml", f"output={folder / 'missed'}", f"data.cache={folder / 'empty'}"]
+    assert train("run", *given, f"data.workers={workers}", "optimisation.micro_batch=6") == 2
+    assert "not in the cache" in capsys.readouterr().err
+
+
+def test_a_cache_and_mixed_modality_sampling_exclude_each_other(folder: Path, capsys) -> None:
+    given = [folder / "recipe.yaml", f"output={folder / 'mixed'}", f"data.cache={folder / 'empty'}"]
+    assert train("run", *given, "--resume", "never", "data.mixing.matching_questions=0.5") == 2
+    assert "data.mixing" in capsys.readouterr().err

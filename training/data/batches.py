@@ -11,6 +11,7 @@ import torch
 
 from favor.clips import ClipReceipt
 from favor.errors import FavorError, MissingStreamError
+from favor.feature_cache import FeatureMissError
 from favor.messages import MediaPart, VideoPart
 from favor.processor import FavorInputs, FavorProcessor
 from favor.prompt import IGNORED
@@ -79,6 +80,8 @@ class BatchReader:
                 dropped.append(DroppedSample(source.index.key(pick.record), source.name, str(error)))
         try:
             inputs = self._inputs(samples)
+        except FeatureMissError:  # the cache is not filled: no sample's fault
+            raise
         except FavorError:
             samples, bad = self._sorted_out(samples)
             dropped += bad
@@ -92,6 +95,8 @@ class BatchReader:
             try:
                 self._inputs([sample])
                 good.append(sample)
+            except FeatureMissError:
+                raise
             except FavorError as error:
                 bad.append(DroppedSample(sample.key, sample.source, str(error)))
         return good, bad

@@ -6,10 +6,12 @@ import atexit
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+from favor.errors import FavorError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -56,7 +58,10 @@ class Workers(Generic[Job, Result]):
 
     def __next__(self) -> Result:
         assert self._results is not None, "the workers are closed"
-        return next(self._results)
+        result = next(self._results)
+        if isinstance(result, FavorError):
+            raise result
+        return result
 
     def close(self) -> None:
         """End the processes. Closing twice is harmless."""
@@ -69,14 +74,17 @@ class Workers(Generic[Job, Result]):
         self._processes = []
 
 
-class _Work(Dataset[Result], Generic[Job, Result]):
+class _Work(Dataset[Any], Generic[Job, Result]):
     """A function as the data set that a loader wants."""
 
     def __init__(self, work: Callable[[Job], Result]) -> None:
         self._work = work
 
-    def __getitem__(self, job: Job) -> Result:
-        return self._work(job)
+    def __getitem__(self, job: Job) -> Result | FavorError:
+        try:
+            return self._work(job)
+        except FavorError as error:  # the loader would turn it into a RuntimeError
+            return error
 
 
 def _as_it_is(result: Result) -> Result:
