@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import multiprocessing
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -101,10 +103,7 @@ def test_a_shuffled_order_holds_every_place_once_and_depends_on_its_key(size):
 
 
 def test_the_shuffled_order_of_a_seed_stays_what_it_is():
-    assert shuffled(np.arange(10), 10, key=7).tolist() == SHUFFLED_BY_7
-
-
-SHUFFLED_BY_7 = [0] * 10
+    assert shuffled(np.arange(10), 10, key=7).tolist() == [0, 6, 4, 3, 7, 1, 5, 9, 8, 2]
 
 
 def test_an_epoch_of_equal_weights_and_sizes_uses_every_sample_once():
@@ -171,9 +170,7 @@ def test_a_stream_continues_exactly_where_its_state_was_taken(tiny, media, tmp_p
     for _ in range(4):
         whole.next_step()
     state = json.loads(json.dumps(whole.state()))
-    resumed = stream_of(
-        data_of(path, media=media, max_bad_share=1, mixing=data.mixing, workers=workers), tiny.processor
-    )
+    resumed = stream_of(data.model_copy(update={"workers": workers}), tiny.processor)
     resumed.next_step()
     resumed.load_state(state)
     for _ in range(3):
@@ -358,7 +355,7 @@ def test_videos_without_sound_are_asked_about_an_unrelated_sound_one_time_in_fiv
     assert len(joint) == pytest.approx(400, abs=60)
     assert all(sample.media[0].sound.name == "sound.wav" for sample in joint)
     assert all("in the video, what happens" in sample.question[-1].text.lower() for sample in joint)
-    assert all({"Rain.", "A man."} <= set(sample.answer.split(" ", 1)) | {sample.answer[-6:]} for sample in joint[:1])
+    assert {sample.answer for sample in joint} == {"Rain. A man.", "A man. Rain."}
     alone = next(sample for sample in samples if not sample.media[0].use_audio)
     assert (alone.question[-1].text, alone.media[0].sound) == ("What happens?", None)
 
@@ -402,10 +399,8 @@ def test_mixed_samples_are_read_with_their_new_sound(tiny, media, tmp_path):
     stream = stream_of(data, tiny.processor, micro_batch=2, accumulation=8)
     batches = stream.next_step()
     stream.close()
-    heard = [
-        receipt.media for batch in batches for chat in batch.inputs.receipts for receipt in chat if receipt.media.audio
-    ]
-    assert {receipt.video is None for receipt in heard} == {True, False}
+    clips = [receipt.media for batch in batches for chat in batch.inputs.receipts for receipt in chat]
+    assert {clip.video is None for clip in clips if clip.audio} == {True, False}
 
 
 # --- workers and validation -----------------------------------------------------------------------------------------
@@ -435,6 +430,31 @@ def test_starting_workers_leaves_the_random_state_of_training_alone():
     assert list(workers) == [1, 2, 3]
     workers.close()
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_garbage_of_the_training_process_is_never_collected_in_a_worker(tmp_path):
+    """A decoded frame may hold FFmpeg's threads; they are not in the fork, and freeing it there waits for them."""
+    home, mark = os.getpid(), tmp_path / "collected"
+
+    class Frame:
+        def __del__(self):
+            if os.getpid() != home:
+                mark.touch()
+
+    def make_garbage():
+        frame = Frame()
+        frame.itself = frame
+
+    def collect(number):
+        return gc.collect() and number
+
+    gc.disable()
+    make_garbage()
+    workers = Workers(collect, [1, 2], number=1)
+    gc.enable()
+    assert len(list(workers)) == 2
+    workers.close()
+    assert not mark.exists()
 
 
 def test_an_exception_in_a_worker_arrives_with_its_traceback():

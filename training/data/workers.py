@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -18,6 +20,9 @@ Result = TypeVar("Result")
 
 AHEAD = 2
 """Jobs that each worker may have finished or begun before they are asked for."""
+
+TIMEOUT_S = 600
+"""Seconds that one result may take: a worker stuck in a decoder is an error, not a run that stands still."""
 
 
 class Workers(Generic[Job, Result]):
@@ -45,11 +50,13 @@ class Workers(Generic[Job, Result]):
             num_workers=number,
             collate_fn=_as_it_is,
             prefetch_factor=AHEAD,
+            timeout=TIMEOUT_S,
             multiprocessing_context="fork",
             worker_init_fn=_ignore_signals,
             generator=torch.Generator(),  # the loader draws a seed, and the global generator belongs to training
         )
-        self._results = iter(loader)
+        with _untouched_garbage():
+            self._results = iter(loader)
         self._processes = [process for process in multiprocessing.active_children() if process not in before]
         atexit.register(self.close)
 
@@ -85,6 +92,20 @@ class _Work(Dataset[Any], Generic[Job, Result]):
             return self._work(job)
         except FavorError as error:  # the loader would turn it into a RuntimeError
             return error
+
+
+@contextmanager
+def _untouched_garbage() -> Iterator[None]:
+    """Processes forked inside never collect this process's objects.
+
+    A video frame may hold FFmpeg's threads, a tensor GPU memory. Neither is in the fork: freeing one there hangs it.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _as_it_is(result: Result) -> Result:
