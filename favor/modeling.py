@@ -156,7 +156,7 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         where it has been done already.
         """
         config = self.config.connector_config
-        like = self.connector.query_tokens
+        like = next(self.connector.parameters())  # by no name: naming a weight here would make ZeRO-3 gather it
         visual = like.new_zeros(0, config.tokens_per_step, config.visual_width)
         audio = like.new_zeros(0, AUDIO_FRAMES_PER_STEP, config.audio_widths[0])
         if visual_features is not None:
