@@ -30,6 +30,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    given = [word for word in given if not word.startswith("--local_rank=")]  # DeepSpeed's launcher; also in LOCAL_RANK
     parser = argparse.ArgumentParser(prog="python -m training", description="Fine-tune FAVOR.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, summary) in COMMANDS.items():

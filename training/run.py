@@ -18,7 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto goes on from the newest checkpoint of the output folder, if there is one (default)",
     )
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # DeepSpeed's launcher adds it
 
 
 def run(options: argparse.Namespace) -> int:
