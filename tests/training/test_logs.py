@@ -129,3 +129,15 @@ def test_a_tracker_gets_the_numbers(tmp_path, monkeypatch, package):
 
 def test_long_times_are_told_in_days():
     assert (clock(59.6), clock(3723), clock(2 * 86400 + 1)) == ("0:01:00", "1:02:03", "2 d 0:00:01")
+
+
+@pytest.mark.slow  # the package comes with ./install.sh train
+def test_tensorboard_reads_what_was_logged(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="extra train")
+    log = RunLog(tmp_path, Logging(every_steps=1), total_steps=2, is_main=True)
+    for number in (1, 2):
+        log.step(replace(STEP, step=number))
+    log.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, round(event.value, 4)) for event in events.Scalars("loss/language")] == [(1, 2.49), (2, 2.49)]
