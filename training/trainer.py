@@ -18,7 +18,6 @@ import torch
 from favor.configuration import FavorConfig
 from favor.errors import ConfigurationError
 from favor.feature_cache import FeatureCache
-from favor.modeling import FavorForConditionalGeneration
 from favor.processor import FavorProcessor
 from training import engine as engines
 from training import parts
@@ -64,7 +63,10 @@ def run(recipe: Recipe, *, is_resuming: bool) -> Outcome:
     parts.apply(model, recipe.parts)
     checkpoints = Checkpoints(folder, keep_last=recipe.saving.keep_last, keep_best=recipe.saving.keep_best)
     if ranks.is_main:
-        prepare_folder(folder, recipe, model, checkpoints, is_resuming=is_resuming)
+        refuse_used_folder(checkpoints, is_resuming=is_resuming)
+        folder.mkdir(parents=True, exist_ok=True)
+        refuse_other_base(folder, base_hashes(model))
+        save(recipe, folder / "recipe.yaml")
         parts.print_table(parts.sizes(model, recipe.parts))
     ranks.wait()
     start = checkpoints.latest() if is_resuming else None
@@ -82,16 +84,6 @@ def run(recipe: Recipe, *, is_resuming: bool) -> Outcome:
     if start is not None:
         trainer.resume(start)
     return trainer.run()
-
-
-def prepare_folder(
-    folder: Path, recipe: Recipe, model: FavorForConditionalGeneration, checkpoints: Checkpoints, *, is_resuming: bool
-) -> None:
-    """Make the run's folder, or check that what is there may be gone on with."""
-    folder.mkdir(parents=True, exist_ok=True)
-    refuse_other_base(folder, base_hashes(model))
-    if not (is_resuming and (folder / "recipe.yaml").exists()):
-        save(recipe, folder / "recipe.yaml")
 
 
 class Trainer:
@@ -254,6 +246,21 @@ class Trainer:
 
     def _ask_to_stop(self, *_: object) -> None:
         self.is_asked_to_stop = True
+
+
+def refuse_used_folder(checkpoints: Checkpoints, *, is_resuming: bool) -> None:
+    """A run that does not resume must not mix its checkpoints with those of another.
+
+    Raises:
+        ConfigurationError: there are checkpoints and the run is to begin anew.
+    """
+    found = checkpoints.latest()
+    if found is not None and not is_resuming:
+        raise ConfigurationError(
+            f"the output folder holds {found.name} and --resume is 'never'",
+            allowed="an output folder without checkpoints, or --resume auto",
+            advice="Choose another output, or delete the old run",
+        )
 
 
 def refuse_mixing(recipe: Recipe) -> None:

@@ -148,6 +148,12 @@ def test_the_saved_recipe_is_the_resolved_one(trained: Path) -> None:
     saved = recipes.load(trained / "recipe.yaml")
     assert saved.parts.llm == "full"
     assert saved.optimisation.learning_rate == 5e-3
+    assert saved.optimisation.steps == 120
+
+
+def test_a_run_that_must_not_resume_refuses_a_used_folder(folder: Path, trained: Path, capsys) -> None:
+    assert train("run", folder / "recipe.yaml", f"output={trained}", "--resume", "never") == 2
+    assert "step-00000120" in capsys.readouterr().err
 
 
 def test_the_exported_language_model_is_a_plain_hugging_face_one(folder: Path, trained: Path) -> None:
