@@ -76,6 +76,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "parts.vision=lora parts.audio=lora parts.sync=lora",
         "parts.vision=full parts.audio=full parts.llm=full",
         "parts.llm=frozen engine.checkpoint_activations=true",
+        "optimisation.precision=bf16 engine.checkpoint_activations=true",
         "parts.sync=frozen model_changes.causal_direction=none",
     ],
 )

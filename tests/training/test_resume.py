@@ -187,3 +187,26 @@ def test_a_run_on_another_number_of_processes_is_refused(recipe: Path, tmp_path:
     other = Run(recipe, tmp_path / "run", "ddp")
     assert other.finish() != 0
     assert "written by plain on 1 processes, this is ddp on 2" in other.said
+
+
+@pytest.mark.slow
+@NO_DEEPSPEED
+def test_deepspeeds_own_launcher_trains_in_bf16(recipe: Path, tmp_path: Path) -> None:
+    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", "2", "--master_port", free_port()]
+    overrides = ["engine.name=deepspeed", "optimisation.precision=bf16", "optimisation.steps=3"]
+    done = subprocess.run(
+        [*launcher, "--module", "training", "run", str(recipe), f"output={tmp_path / 'run'}", *overrides],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        cwd=Path(__file__).parents[2],
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "DS_ACCELERATOR": "cpu",
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        },
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "run" / "checkpoints" / "step-00000003" / "state.json").is_file()
