@@ -10,7 +10,7 @@ from favor.configuration import Align, FavorConfig, LengthRule
 from favor.errors import MediaError
 from favor.media import Clip, MediaLimits, MediaOptions, Receipt, load_audio, load_image, load_video
 from favor.messages import AudioPart, ImagePart, MediaPart, VideoPart
-from favor.sync import ClipSteps, num_windows
+from favor.sync import STEPS_PER_AUDIO_CHUNK, ClipSteps, num_windows
 
 Progress = Callable[[float, float], None]
 TooLongRule = Literal["refuse", "cut"]
@@ -45,6 +45,7 @@ class ClipReader:
         options: which frames, how large, how long a clip may be.
         limits: what is refused whatever the model.
         num_query_tokens, window_steps, align, length_rule: as in :class:`favor.configuration.ConnectorConfig`.
+        audio_chunk_steps: as in :class:`favor.configuration.FavorConfig`.
     """
 
     options: MediaOptions
@@ -52,6 +53,7 @@ class ClipReader:
     window_steps: int
     align: Align
     length_rule: LengthRule
+    audio_chunk_steps: int = STEPS_PER_AUDIO_CHUNK
     limits: MediaLimits = field(default_factory=MediaLimits)
 
     @classmethod
@@ -64,6 +66,7 @@ class ClipReader:
             window_steps=connector.window_steps,
             align=connector.align,
             length_rule=connector.length_rule,
+            audio_chunk_steps=config.audio_chunk_steps,
         )
 
     def load(self, part: MediaPart, *, progress: Progress | None = None) -> Clip:
@@ -103,6 +106,7 @@ class ClipReader:
             num_audio_steps=clip.num_audio_steps,
             is_image=clip.is_image,
             length_rule=self.length_rule,
+            chunk_steps=self.audio_chunk_steps,
         ).length(self.align)
         windows = num_windows(steps, self.window_steps)
         return ClipReceipt(

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from favor.errors import ConfigurationError
+from favor.sync import AUDIO_FRAMES_PER_STEP
 
 CausalDirection = Literal["past", "future", "none"]
 Align = Literal["sync", "concat"]
@@ -164,6 +165,8 @@ class FavorConfig(PreTrainedConfig):
     Args:
         num_image_query_tokens: learned queries of the image Q-Former, one visual token each.
         placeholder_token_id: the token id that stands for one soft token in the language model's input.
+        is_instruction_aware: the image Q-Former reads the question beside every frame, as InstructBLIP does; without,
+            features do not depend on the question.
         prompt_format: ``vicuna`` (paper's ``USER: ... ASSISTANT:``) or ``chat_template`` (the tokenizer's own).
     """
 
@@ -185,6 +188,7 @@ class FavorConfig(PreTrainedConfig):
     lora_config: LoraOptions | Any = None
     num_image_query_tokens: int = 32
     placeholder_token_id: int = 0
+    is_instruction_aware: bool = True
     prompt_format: PromptFormat = "vicuna"
     tie_word_embeddings: bool = False
 
@@ -201,6 +205,11 @@ class FavorConfig(PreTrainedConfig):
         self._check_widths()
         super().__post_init__(**kwargs)
 
+    @property
+    def audio_chunk_steps(self) -> int:
+        """Steps of sound that the audio encoder takes at a time: 60 (30 s) for a Whisper of 1500 positions."""
+        return self.audio_config.max_source_positions // AUDIO_FRAMES_PER_STEP
+
     def _check_widths(self) -> None:
         connector, qformer = self.connector_config, self.qformer_config
         pairs = (
@@ -214,6 +223,12 @@ class FavorConfig(PreTrainedConfig):
                 raise ConfigurationError(
                     f"{name} is {given}", allowed=f"{needed}, as its encoder gives", advice=f"Set {name} to {needed}"
                 )
+        if self.audio_config.max_source_positions % AUDIO_FRAMES_PER_STEP:
+            raise ConfigurationError(
+                f"audio_config.max_source_positions is {self.audio_config.max_source_positions}",
+                allowed=f"a multiple of the {AUDIO_FRAMES_PER_STEP} audio frames of a step",
+                advice="Use 1500, Whisper's own, or for example 500",
+            )
 
 
 def refuse_unknown_keys(config_class: type[PreTrainedConfig], given: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ picture    visual (F, P, width)                                  image encoder, 
 So a second question about a clip encodes its picture again and its sound not. A clip is encoded by itself: its kept
 features equal those that a batch of it alone would have, bit for bit in the model's own dtype.
 
-Shapes: F frames, P visual tokens per frame, S = 60 x 30-s chunks audio steps, C clips of a batch.
+Shapes: F frames, P visual tokens per frame, S audio steps of whole chunks, C clips of a batch.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return self.vision(pixel_values, instruction_ids[clip_of_frame], instruction_mask[clip_of_frame])
 
     def get_audio_features(self, input_features: Tensor) -> Tensor:
-        """Whisper's vectors cut into steps: (K, mel bins, 3000) -> (S, 25, audio width)."""
+        """Whisper's vectors cut into steps: (K, mel bins, frames of a chunk) -> (S, 25, audio width)."""
         return self.audio(input_features).flatten(0, 1).unflatten(0, (-1, AUDIO_FRAMES_PER_STEP))
 
     def get_soft_tokens(
@@ -278,7 +278,13 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _plan(self, num_frames: list[int], num_audio_steps: list[int], is_image: list[bool]) -> WindowPlan:
         config = self.config.connector_config
         clips = [
-            ClipSteps.of_clip(num_frames=frames, num_audio_steps=steps, is_image=image, length_rule=config.length_rule)
+            ClipSteps.of_clip(
+                num_frames=frames,
+                num_audio_steps=steps,
+                is_image=image,
+                length_rule=config.length_rule,
+                chunk_steps=self.config.audio_chunk_steps,
+            )
             for frames, steps, image in zip(num_frames, num_audio_steps, is_image, strict=True)
         ]
         return WindowPlan.of(clips, window_steps=config.window_steps, align=config.align)

@@ -28,7 +28,7 @@ from favor.media import SAMPLE_RATE_HZ, Clip, MediaOptions
 from favor.media.limits import FrameRule
 from favor.messages import MediaPart, Message
 from favor.prompt import IGNORED, EncodedPrompt, clips_of, encode, instruction_of_each_clip, normalise, pieces_of
-from favor.sync import STEP_S, STEPS_PER_AUDIO_CHUNK, num_audio_chunks
+from favor.sync import STEP_S, num_audio_chunks
 
 if TYPE_CHECKING:
     from favor.feature_cache import FeatureCache
@@ -62,7 +62,8 @@ class FavorProcessor(ProcessorMixin):
     labels              (B, T) int64           with ``answer`` only: assistant turns and their end tokens
     pixel_values        (F, 3, s, s) float32   normalised frames, clip after clip; absent without pictures
     num_frames          (C,) int64             this and all below are absent in a batch without clips
-    input_features      (K, mels, 3000) f32    log-mel chunks, clip after clip; absent without sound
+    input_features      (K, mels, 3000) f32    log-mel chunks, clip after clip; absent without sound; 3000 for the
+                                               30 s of released Whispers
     num_audio_steps     (C,) int64             0.5-s steps of real sound
     is_image            (C,) bool
     instruction_ids     (C, L) int64           the question as the image Q-Former's tokens
@@ -82,6 +83,7 @@ class FavorProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase,
         qformer_tokenizer: PreTrainedTokenizerBase,
         placeholder_token_id: int = 0,
+        is_instruction_aware: bool = True,
         prompt_format: PromptFormat = "vicuna",
         num_query_tokens: int = 32,
         window_steps: int = 10,
@@ -94,6 +96,7 @@ class FavorProcessor(ProcessorMixin):
     ) -> None:
         super().__init__(image_processor, feature_extractor, tokenizer, qformer_tokenizer, **kwargs)
         self.placeholder_token_id = placeholder_token_id
+        self.is_instruction_aware = is_instruction_aware
         self.prompt_format: PromptFormat = prompt_format
         self.num_query_tokens = num_query_tokens
         self.window_steps = window_steps
@@ -123,6 +126,7 @@ class FavorProcessor(ProcessorMixin):
             tokenizer,
             qformer_tokenizer,
             placeholder_token_id=config.placeholder_token_id,
+            is_instruction_aware=config.is_instruction_aware,
             prompt_format=config.prompt_format,
             num_query_tokens=connector.num_query_tokens,
             window_steps=connector.window_steps,
@@ -146,7 +150,7 @@ class FavorProcessor(ProcessorMixin):
             answer: the assistant's answer (one per conversation): adds ``labels`` for training.
             progress: told (seconds decoded, seconds in all) while a video is read.
             features: where the encoders' outputs are kept: the inputs then hold ``visual_features`` (F, P, width) and
-                ``audio_features`` (60 K, 25, audio width) in place of pixel_values and input_features, and a clip
+                ``audio_features`` (steps of K chunks, 25, audio width) in place of pixel_values and input_features, and a clip
                 that is there is not decoded.
 
         Raises:
@@ -161,7 +165,7 @@ class FavorProcessor(ProcessorMixin):
                 advice="Give as many answers as conversations",
             )
         turns = [normalise(chat, answer=text) for chat, text in zip(batch, answers, strict=True)]
-        instructions = [text for chat in turns for text in instruction_of_each_clip(chat)]
+        instructions = [text for chat in turns for text in self.instructions_of(chat)]
         parts = [part for chat in turns for part in clips_of(chat)]
         media: dict[str, torch.Tensor] = {}
         if not parts:
@@ -194,6 +198,7 @@ class FavorProcessor(ProcessorMixin):
             window_steps=self.window_steps,
             align=self.align,
             length_rule=self.length_rule,
+            audio_chunk_steps=round(self.feature_extractor.chunk_length / STEP_S),
         )
 
     def decode(self, *args: Any, **kwargs: Any) -> str:
@@ -267,14 +272,22 @@ class FavorProcessor(ProcessorMixin):
         if frames:
             pixels = self.image_processor(images=frames, do_resize=False, return_tensors="pt")
             data["pixel_values"] = pixels["pixel_values"]
-        chunks = [chunk for clip in clips for chunk in _chunks(clip)]
+        chunks = [chunk for clip in clips for chunk in _chunks(clip, seconds=self.feature_extractor.chunk_length)]
         if chunks:
             features = self.feature_extractor(chunks, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")
             data["input_features"] = features["input_features"]
         return data
 
+    def instructions_of(self, turns: Sequence[Message]) -> list[str]:
+        """What the image Q-Former reads with each clip: its question, or nothing where it is not instruction-aware."""
+        texts = instruction_of_each_clip(turns)
+        return texts if self.is_instruction_aware else [""] * len(texts)
+
     def instruction_tensors(self, instructions: Sequence[str]) -> dict[str, torch.Tensor]:
-        """The questions as the image Q-Former reads them, one for each clip."""
+        """The questions as the image Q-Former reads them, one for each clip; no tokens if it reads none."""
+        if not self.is_instruction_aware:
+            nothing = torch.zeros(len(instructions), 0, dtype=torch.long)
+            return {"instruction_ids": nothing, "instruction_mask": nothing}
         encoded = self.qformer_tokenizer(
             list(instructions),
             padding=True,
@@ -291,10 +304,10 @@ def _as_batch(messages: Sequence[Message] | Sequence[Sequence[Message]]) -> list
     return [messages] if isinstance(messages[0], Message) else list(messages)  # type: ignore[list-item,arg-type]
 
 
-def _chunks(clip: Clip) -> list[np.ndarray]:
-    """The waveform in pieces of 30 s, as many as its steps need."""
-    size = int(STEPS_PER_AUDIO_CHUNK * STEP_S * SAMPLE_RATE_HZ)
-    number = num_audio_chunks(clip.num_audio_steps)
+def _chunks(clip: Clip, *, seconds: int) -> list[np.ndarray]:
+    """The waveform in the encoder's pieces, as many as its steps need."""
+    size = seconds * SAMPLE_RATE_HZ
+    number = num_audio_chunks(clip.num_audio_steps, round(seconds / STEP_S))
     return [clip.waveform[place * size : (place + 1) * size] for place in range(number)]
 
 

@@ -6,7 +6,8 @@ Shapes: B batch, L length of the attended sequence, Q queries, D width, H heads.
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+
+from favor.attention import attend
 from transformers.activations import ACT2FN
 
 
@@ -43,12 +44,12 @@ class Attention(nn.Module):
         Returns:
             (B, Q, width).
         """
-        attended = scaled_dot_product_attention(
+        attended = attend(
             self._split(self.query(queries)),
             self._split(self.key(context)),
             self._split(self.value(context)),
-            attn_mask=mask,
-            dropout_p=self.dropout.p if self.training else 0.0,
+            mask=mask,
+            dropout=self.dropout.p if self.training else 0.0,
         )  # (B, H, Q, D / H)
         merged = attended.transpose(1, 2).flatten(2)  # (B, Q, D)
         return self.norm(self.dropout(self.output(merged)) + queries)

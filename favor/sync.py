@@ -18,7 +18,7 @@ AUDIO_FRAMES_PER_STEP = 25
 """Whisper encoder frames (50 Hz) in a step."""
 
 STEPS_PER_AUDIO_CHUNK = 60
-"""Steps in the 30 s that Whisper encodes at a time."""
+"""Steps in the 30 s that released Whispers encode at a time; a Whisper of other size has its own chunk."""
 
 TAIL_TOLERANCE_S = 0.05
 """A last piece of a stream shorter than this does not open a step of its own (codec padding is of this size)."""
@@ -42,9 +42,9 @@ def num_windows(steps: int, window_steps: int) -> int:
     return -(-steps // window_steps)
 
 
-def num_audio_chunks(audio_steps: int) -> int:
-    """30-s pieces that the audio encoder gets; the last one is padded with silence."""
-    return -(-audio_steps // STEPS_PER_AUDIO_CHUNK)
+def num_audio_chunks(audio_steps: int, chunk_steps: int = STEPS_PER_AUDIO_CHUNK) -> int:
+    """Pieces of ``chunk_steps`` steps that the audio encoder gets; the last one is padded with silence."""
+    return -(-audio_steps // chunk_steps)
 
 
 def step_centres_s(steps: int) -> list[float]:
@@ -60,8 +60,9 @@ class ClipSteps:
         num_frames: encoded frames; step t shows frame t, and the last frame when there are fewer frames than steps.
         num_visual_steps: steps with a picture.
         num_audio_steps: steps with sound.
-        num_audio_chunks: encoded 30-s chunks of sound.
+        num_audio_chunks: encoded chunks of sound.
         has_picture, has_sound: presence flags; a stream flagged absent keeps its length but becomes zeros.
+        chunk_steps: steps of an encoded chunk.
     """
 
     num_frames: int
@@ -70,24 +71,31 @@ class ClipSteps:
     num_audio_chunks: int
     has_picture: bool = True
     has_sound: bool = True
+    chunk_steps: int = STEPS_PER_AUDIO_CHUNK
 
     @classmethod
     def of_clip(
-        cls, *, num_frames: int, num_audio_steps: int, is_image: bool, length_rule: Literal["true", "padded"] = "true"
+        cls,
+        *,
+        num_frames: int,
+        num_audio_steps: int,
+        is_image: bool,
+        length_rule: Literal["true", "padded"] = "true",
+        chunk_steps: int = STEPS_PER_AUDIO_CHUNK,
     ) -> ClipSteps:
         """Steps of a clip by the ``length_rule`` of :class:`favor.configuration.ConnectorConfig`.
 
-        An image with sound is shown in every step of the sound. ``padded``: sound fills its last 30-s chunk, and an
+        An image with sound is shown in every step of the sound. ``padded``: sound fills its last chunk, and an
         image without sound is shown for one chunk, as in the released code.
         """
-        chunks = num_audio_chunks(num_audio_steps)
+        chunks = num_audio_chunks(num_audio_steps, chunk_steps)
         if length_rule == "padded":
-            num_audio_steps = chunks * STEPS_PER_AUDIO_CHUNK
+            num_audio_steps = chunks * chunk_steps
         num_visual_steps = num_frames
         if is_image:
-            alone = STEPS_PER_AUDIO_CHUNK if length_rule == "padded" else num_frames
+            alone = chunk_steps if length_rule == "padded" else num_frames
             num_visual_steps = num_audio_steps or alone
-        return cls(num_frames, num_visual_steps, num_audio_steps, chunks)
+        return cls(num_frames, num_visual_steps, num_audio_steps, chunks, chunk_steps=chunk_steps)
 
     def length(self, align: Literal["sync", "concat"] = "sync") -> int:
         """T, steps of the clip: the longer stream, or both one after the other with ``align = concat``."""
@@ -131,7 +139,7 @@ class WindowPlan:
             rows += [(NOTHING, NOTHING, False)] * (windows * window_steps - length)
             windows_per_clip.append(windows)
             first_frame += clip.num_frames
-            first_audio_step += clip.num_audio_chunks * STEPS_PER_AUDIO_CHUNK
+            first_audio_step += clip.num_audio_chunks * clip.chunk_steps
         visual_index, audio_index, is_real = zip(*rows, strict=True) if rows else ((), (), ())
         return cls(visual_index, audio_index, is_real, tuple(windows_per_clip), window_steps)
 

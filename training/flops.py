@@ -65,15 +65,15 @@ class BatchShape:
     num_tokens: int
 
     @classmethod
-    def of(cls, inputs: FavorInputs) -> BatchShape:
-        """Of a processor's output."""
+    def of(cls, inputs: FavorInputs, *, chunk_steps: int = STEPS_PER_AUDIO_CHUNK) -> BatchShape:
+        """Of a processor's output; ``chunk_steps`` are the steps of one of the audio encoder's chunks."""
         chunks = len(inputs["input_features"]) if "input_features" in inputs else 0
         kept = len(inputs["audio_features"]) if "audio_features" in inputs else 0
         question = inputs["instruction_ids"].shape[1] if "instruction_ids" in inputs else 0
         return cls(
             num_frames=len(inputs["pixel_values"]) if "pixel_values" in inputs else 0,
             num_chunks=chunks,
-            num_audio_steps=kept or chunks * STEPS_PER_AUDIO_CHUNK,
+            num_audio_steps=kept or chunks * chunk_steps,
             num_windows=sum(receipt.num_windows for chat in inputs.receipts for receipt in chat),
             num_question_tokens=question,
             num_sequences=len(inputs["input_ids"]),
@@ -137,7 +137,7 @@ def flops_by_part(config: FavorConfig, parts: Parts, shape: BatchShape) -> PartF
 
 def flops_of_batch(config: FavorConfig, parts: Parts, batch: HasInputs) -> float:
     """Model FLOPs of one micro-batch; 0 for an empty one."""
-    return 0.0 if batch.inputs is None else flops_per_step(config, parts, BatchShape.of(batch.inputs))
+    return 0.0 if batch.inputs is None else flops_per_step(config, parts, BatchShape.of(batch.inputs, chunk_steps=config.audio_chunk_steps))
 
 
 def peak_flops(device_name: str) -> float | None:

@@ -147,14 +147,14 @@ def batch_shape(config: FavorConfig, given: Recipe, situation: Situation) -> Bat
     """One micro-batch of conversations that are all as the situation says; encoders idle where features are cached."""
     seconds = min(situation.clip_seconds, given.data.max_seconds)
     steps, micro_batch = num_steps(seconds), given.optimisation.micro_batch
-    chunks = num_audio_chunks(steps)
+    chunks = num_audio_chunks(steps, config.audio_chunk_steps)
     connector = config.connector_config
     windows = num_windows(steps, connector.window_steps)
     runs_encoders = given.data.cache is None
     return BatchShape(
         num_frames=micro_batch * steps * runs_encoders,
         num_chunks=micro_batch * chunks * runs_encoders,
-        num_audio_steps=micro_batch * chunks * round(30 / STEP_S),
+        num_audio_steps=micro_batch * chunks * config.audio_chunk_steps,
         num_windows=micro_batch * windows,
         num_question_tokens=situation.question_tokens,
         num_sequences=micro_batch,

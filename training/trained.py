@@ -20,6 +20,9 @@ from favor.sync import AUDIO_FRAMES_PER_STEP, ClipSteps, WindowPlan
 
 Inputs = dict[str, Tensor]
 
+TEXT_INPUTS = ("input_ids", "attention_mask", "position_ids", "labels")
+"""What of a batch belongs to the language model; the rest are media."""
+
 
 class LossSums(NamedTuple):
     """Losses of one micro-batch as sums, so that any split of a batch adds up to the same.
@@ -72,14 +75,16 @@ class TrainedModel(nn.Module):
 
         So every rank runs the same trained modules in the same order, whatever its batch holds.
         """
-        media = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask", "labels")}
+        media = {name: value for name, value in inputs.items() if name not in TEXT_INPUTS}
         has_clips = "num_frames" in media
         clips = self.model.get_soft_tokens(**media) if has_clips else self._nothing()
         embeds = self.model.embed(inputs["input_ids"], clips if has_clips else None)
         idle = self._idle_encoders(media) if has_clips else [*self._idle_encoders(media), clips.soft_tokens.sum()]
         for nothing in idle:
             embeds = embeds + 0.0 * nothing.to(embeds.dtype)
-        logits = self.model.language_model(inputs_embeds=embeds, attention_mask=inputs["attention_mask"]).logits
+        logits = self.model.language_model(
+            inputs_embeds=embeds, attention_mask=inputs["attention_mask"], position_ids=inputs.get("position_ids")
+        ).logits
         targets = inputs["labels"][:, 1:].flatten()
         language = cross_entropy(
             logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORED, reduction="sum"
@@ -115,8 +120,9 @@ class TrainedModel(nn.Module):
         like = next(self.model.connector.parameters())
         visual = torch.zeros(1, config.tokens_per_step, config.visual_width, dtype=like.dtype, device=like.device)
         width = config.audio_widths[0]
-        audio = torch.zeros(60, AUDIO_FRAMES_PER_STEP, width, dtype=like.dtype, device=like.device)
-        step = ClipSteps.of_clip(num_frames=1, num_audio_steps=1, is_image=False)
+        chunk_steps = self.model.config.audio_chunk_steps
+        audio = torch.zeros(chunk_steps, AUDIO_FRAMES_PER_STEP, width, dtype=like.dtype, device=like.device)
+        step = ClipSteps.of_clip(num_frames=1, num_audio_steps=1, is_image=False, chunk_steps=chunk_steps)
         return self.model.connector(visual, [audio], WindowPlan.of([step], window_steps=config.window_steps))
 
 
