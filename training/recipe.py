@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from favor.errors import ConfigurationError
 
 PartMode = Literal["frozen", "lora", "full"]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Settings of which unknown keys are errors."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-class Parts(_Strict):
+class Parts(Strict):
     """What each part of the model does: stay as it is, learn by LoRA, or learn whole."""
 
     vision: PartMode = "frozen"
@@ -32,7 +34,7 @@ class Parts(_Strict):
     llm: PartMode = "lora"
 
 
-class Source(_Strict):
+class Source(Strict):
     """One data file of a mixture; ``weight`` is its share of the samples relative to the others."""
 
     path: str
@@ -41,7 +43,7 @@ class Source(_Strict):
     weight: float = Field(default=1.0, gt=0)
 
 
-class Mixing(_Strict):
+class Mixing(Strict):
     """Mixed-modality sampling of the paper's successor (favor.md 1.13): shares in [0, 1], all off by default.
 
     Args:
@@ -55,11 +57,36 @@ class Mixing(_Strict):
     matching_questions: float = Field(default=0.0, ge=0, le=1)
 
 
-class Data(_Strict):
-    """What is learnt from.
+class World(Strict):
+    """Questions about the clips of the generated world, asked anew at every visit (training/world).
+
+    Args:
+        features, val: folders of ``python -m training encode``, to learn from and to validate with.
+        questions_per_clip: at one visit, all behind one copy of the clip's soft tokens.
+        timeline_share: of the visits at which all events are to be told in order too.
+        drop_sound, drop_picture: of the visits to clips with both at which one stream is left out, and only what the
+            other one tells is asked.
+        outside_share: of the micro-batches with one more row, of questions from outside the world.
+        tasks, kinds: only these tasks, only clips of these kinds, for ablations; None takes all.
+    """
+
+    features: str
+    val: str | None = None
+    questions_per_clip: int = Field(default=7, gt=0)
+    timeline_share: float = Field(default=0.6, ge=0, le=1)
+    drop_sound: float = Field(default=0.05, ge=0, le=1)
+    drop_picture: float = Field(default=0.05, ge=0, le=1)
+    outside_share: float = Field(default=0.25, ge=0, le=1)
+    tasks: tuple[str, ...] | None = None
+    kinds: tuple[str, ...] | None = None
+
+
+class Data(Strict):
+    """What is learnt from: a mixture of data files, or the generated world.
 
     Args:
         train, val: mixtures of sources.
+        world: in their place.
         max_seconds: longest clip; a longer one is a bad sample.
         max_bad_share: share of bad samples above which the run stops.
         group_by_length: batches of similar audio-visual seconds and text tokens.
@@ -67,8 +94,9 @@ class Data(_Strict):
         cache: folder of encoder features (``python -m training cache``); None encodes live.
     """
 
-    train: tuple[Source, ...]
+    train: tuple[Source, ...] = ()
     val: tuple[Source, ...] = ()
+    world: World | None = None
     mixing: Mixing = Mixing()
     max_seconds: float = Field(default=60.0, gt=0)
     max_bad_share: float = Field(default=0.01, ge=0, le=1)
@@ -76,8 +104,14 @@ class Data(_Strict):
     workers: int = Field(default=2, ge=0)
     cache: str | None = None
 
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> Data:
+        if bool(self.train) == (self.world is not None):
+            raise ValueError("exactly one of data.train and data.world")
+        return self
 
-class Optimisation(_Strict):
+
+class Optimisation(Strict):
     """How weights move.
 
     Args:
@@ -104,7 +138,7 @@ class Optimisation(_Strict):
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
 
 
-class Engine(_Strict):
+class Engine(Strict):
     """Who runs it.
 
     Args:
@@ -118,7 +152,7 @@ class Engine(_Strict):
     checkpoint_activations: bool = False
 
 
-class Saving(_Strict):
+class Saving(Strict):
     """Checkpoints: every so many steps, the last few and the best kept."""
 
     every_steps: int = Field(default=500, gt=0)
@@ -126,7 +160,7 @@ class Saving(_Strict):
     keep_best: bool = True
 
 
-class Logging(_Strict):
+class Logging(Strict):
     """Console and JSONL always; the rest on request."""
 
     every_steps: int = Field(default=10, gt=0)
@@ -136,7 +170,7 @@ class Logging(_Strict):
     trackio_project: str | None = None
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """One run.
 
     Args:
@@ -160,20 +194,28 @@ class Recipe(_Strict):
     logging: Logging = Logging()
 
 
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
 def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe file (or the name of one in training/recipes) and apply ``key.sub=value`` overrides (YAML values).
 
     Raises:
         ConfigurationError: no such file, an unknown key (the nearest is named), or a value that is not allowed.
     """
+    return load_settings(Recipe, path, overrides)
+
+
+def load_settings(kind: type[Settings], path: str | Path, overrides: list[str] | None = None) -> Settings:
+    """The same for a recipe of another command."""
     file = _find(Path(path))
     settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     for override in overrides or []:
         _apply(settings, override)
     try:
-        return Recipe.model_validate(settings)
+        return kind.model_validate(settings)
     except ValidationError as error:
-        raise _refusal(file.name, error) from None
+        raise _refusal(kind, file.name, error) from None
 
 
 def save(recipe: Recipe, path: Path) -> None:
@@ -217,11 +259,11 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     settings[last] = yaml.safe_load(value)
 
 
-def _refusal(file: str, error: ValidationError) -> ConfigurationError:
+def _refusal(kind: type[BaseModel], file: str, error: ValidationError) -> ConfigurationError:
     problem = error.errors(include_url=False)[0]
     place = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        known = _keys_beside(problem["loc"])
+        known = _keys_beside(kind, problem["loc"])
         nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.0)
         return ConfigurationError(
             f"{file} has the unknown key {place!r}",
@@ -233,9 +275,9 @@ def _refusal(file: str, error: ValidationError) -> ConfigurationError:
     )
 
 
-def _keys_beside(place: tuple[str | int, ...]) -> list[str]:
+def _keys_beside(kind: type[BaseModel], place: tuple[str | int, ...]) -> list[str]:
     """Keys of the section in which the unknown key stands."""
-    section: Any = Recipe
+    section: Any = kind
     for step in place[:-1]:
         if isinstance(step, str):
             section = section.model_fields[step].annotation

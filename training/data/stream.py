@@ -7,7 +7,7 @@ The samples of a step do not depend on how many ranks share them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from favor.errors import ConfigurationError
@@ -120,19 +120,7 @@ class BatchStream:
         Raises:
             ConfigurationError: the state is of other data, another seed, or steps of another size.
         """
-        mine = self.state()
-        for name, what, advice in (
-            ("version", "another version of the stream", "Start anew"),
-            ("data", "other data, weights, mixing or grouping", "Resume with the data that the run began with"),
-            ("seed", "another seed", "Resume with the seed that the run began with"),
-            ("samples_per_step", "steps of another size", "Keep ranks x accumulation x micro_batch as it was"),
-        ):
-            if state.get(name) != mine[name]:
-                raise ConfigurationError(
-                    f"the saved position is of {what} ({name} {state.get(name)!r})",
-                    allowed=f"{name} {mine[name]!r}",
-                    advice=advice,
-                )
+        refuse_other_stream(state, self.state())
         self._stop()
         self._epoch, self._position = int(state["epoch"]), int(state["position"])
         self._tally.load_state(state)
@@ -190,6 +178,26 @@ def validation_batches(
         batches.close()
         for source in sources:
             source.close()
+
+
+def refuse_other_stream(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """A position means something only in the stream that it was taken from.
+
+    Raises:
+        ConfigurationError: the state is of other data, another seed, or steps of another size.
+    """
+    for name, what, advice in (
+        ("version", "another version of the stream", "Start anew"),
+        ("data", "other data, weights, mixing or grouping", "Resume with the data that the run began with"),
+        ("seed", "another seed", "Resume with the seed that the run began with"),
+        ("samples_per_step", "steps of another size", "Keep ranks x accumulation x micro_batch as it was"),
+    ):
+        if state.get(name) != mine[name]:
+            raise ConfigurationError(
+                f"the saved position is of {what} ({name} {state.get(name)!r})",
+                allowed=f"{name} {mine[name]!r}",
+                advice=advice,
+            )
 
 
 class _LengthOf:
