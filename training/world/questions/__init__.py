@@ -1,0 +1,108 @@
+"""What can be asked about a scene, and the right answers.
+
+A *family* is one kind of question, as ``count.flashes``: it looks at the scene, draws what to ask so that no answer
+dominates, and returns None where the scene cannot carry it or the answer would be unclear. Answers come from the scene
+alone, never from the rendered picture or sound.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Literal
+
+from ..question import Question
+from ..scene import Scene
+from . import binding, dialogue, perception, temporal, video
+from .draft import Clip, Draft, Family
+from .outside import REFUSALS, draw_outside
+from .scoring import normalise, score
+from .timeline import events_in_order
+from .wording import WORDINGS
+
+__all__ = ["FAMILIES", "REFUSALS", "WORDINGS", "ask", "ask_family", "normalise", "outside", "score", "timeline"]
+
+WordingSet = Literal["train", "test"]
+
+FAMILIES: dict[str, Family] = {
+    family.name: family for module in (perception, video, dialogue, binding, temporal) for family in module.FAMILIES
+}
+
+_OF_KIND: dict[str, tuple[Family, ...]] = {}
+for _family in FAMILIES.values():
+    for _kind in _family.kinds:
+        _OF_KIND[_kind] = (*_OF_KIND.get(_kind, ()), _family)
+
+_PER_FAMILY = 2
+_TRIES = 3
+
+
+def ask(scene: Scene, rng: random.Random, number: int, *, wording: WordingSet = "train") -> list[Question]:
+    """Up to ``number`` different questions about a scene, at most two of a family, the harder families more often."""
+    clip = Clip(scene)
+    families = list(_OF_KIND.get(scene.kind, ()))
+    tries: dict[str, int] = {}
+    asked: dict[str, list[Draft]] = {}
+    questions: list[Question] = []
+    while families and len(questions) < number:
+        family = rng.choices(families, [family.weight for family in families])[0]
+        draft = family.draw(clip, rng)
+        tries[family.name] = tries.get(family.name, 0) + 1
+        earlier = asked.setdefault(family.name, [])
+        if draft is None:  # asking again would favour the answers that this clip allows, and tilt the balance
+            families.remove(family)
+            continue
+        if not any(_is_same(draft, other) for other in earlier):
+            earlier.append(draft)
+            questions.append(_worded(family, draft, rng, wording))
+        if len(earlier) == _PER_FAMILY or tries[family.name] == _TRIES:
+            families.remove(family)
+    return questions
+
+
+def ask_family(scene: Scene, family: str, rng: random.Random, *, wording: WordingSet = "train") -> Question | None:
+    """One question of a family, or None where the scene cannot carry it (or this draw found none).
+
+    Raises:
+        KeyError: there is no such family.
+    """
+    if scene.kind not in FAMILIES[family].kinds:
+        return None
+    draft = FAMILIES[family].draw(Clip(scene), rng)
+    return None if draft is None else _worded(FAMILIES[family], draft, rng, wording)
+
+
+def timeline(scene: Scene, rng: random.Random, *, wording: WordingSet = "train") -> Question:
+    """All events in order of time; for training only."""
+    answer = events_in_order(Clip(scene))
+    streams = [("picture", scene.has_picture), ("sound", scene.has_sound)]
+    return Question(
+        task="timeline",
+        family="timeline.events",
+        text=rng.choice(getattr(WORDINGS["timeline.events"], wording)),
+        answer=answer,
+        unskilled=(answer,),
+        needs=frozenset(name for name, is_there in streams if is_there),
+    )
+
+
+def outside(rng: random.Random) -> Question:
+    """A question outside the world, answered by saying so; for training only."""
+    text, answer = draw_outside(rng)
+    return Question("outside", "outside.unknown", text, answer, REFUSALS, frozenset())
+
+
+def _is_same(first: Draft, second: Draft) -> bool:
+    return first.slots == second.slots and first.before == second.before
+
+
+def _worded(family: Family, draft: Draft, rng: random.Random, wording: WordingSet) -> Question:
+    texts = getattr(WORDINGS[family.name], wording)
+    return Question(
+        task=family.task,
+        family=family.name,
+        text=rng.choice(texts).format(**draft.slots),
+        answer=draft.answer,
+        unskilled=tuple(dict.fromkeys(draft.unskilled)),
+        needs=family.needs if draft.needs is None else draft.needs,
+        before=draft.before,
+    )
