@@ -43,6 +43,8 @@ CLEARANCE = 0.3
 _FLASH_SOUND_S = (0.6, 1.1)  # length of flashes and sounds
 _GAP_S = 1.21  # between the starts of sounds
 _SILENCE_S = 0.65  # around a flash that pretends
+_SPEECH_PEAK_DB = 16.6  # of speech's peak, which level_db means, over its root mean square, which noise_db means
+_MOST_FLASHES = 3  # of one thing
 _LAST_S = 0.11  # after the last sound
 _SHORTEST_VISIBLE_S = 1.5
 _NOTICEABLE_S = 0.8  # between two entries, or two exits
@@ -152,7 +154,7 @@ def _make_match(rng: random.Random, wish: _Wish) -> Scene:
 
 def _make_cause(rng: random.Random, wish: _Wish) -> Scene:
     """The changing thing always collides, and there are always sounds: only their time tells which was the cause."""
-    seconds = round(rng.uniform(7.0, 16.0), 1)
+    seconds = round(rng.uniform(9.0, 17.0), 1)  # in less there is hardly a way to keep all apart
     cause: Literal["sound", "collision"] = rng.choice(("sound", "collision"))
     change_s, collision_s, spans = _draw_cause_times(rng, seconds, cause)
     things = _draw_colliding_things(rng, seconds, collision_s)
@@ -204,7 +206,7 @@ def _make_noisy_speech(rng: random.Random, wish: _Wish) -> Scene:
         except LookupError:
             continue
         utterance, seconds = _draw_utterance(rng, text, wish)
-        noise_db = round(utterance.level_db - rng.uniform(0.0, 8.0), 1)
+        noise_db = round(utterance.level_db - _SPEECH_PEAK_DB - rng.uniform(0.0, 8.0), 1)
         surroundings = _draw_surroundings(rng) | {"noise_db": noise_db}
         return Scene(wish.seed, "noisy_speech", seconds, things, utterances=(utterance,), **surroundings)
 
@@ -307,6 +309,7 @@ def _draw_cause_times(
     starts within 1.1 s of the collision.
     """
     number = rng.choice((2, 3))
+    place = rng.randrange(number)  # of the cause among the sounds, so that it is no more often the middle one
     while True:
         change_s = round(rng.uniform(2.0, seconds - 2.0), 3)
         cause_s = round(change_s - rng.uniform(0.251, 0.399), 3)
@@ -317,6 +320,8 @@ def _draw_cause_times(
         others = [rng.uniform(0.2, seconds - 1.1 - _LAST_S) for _ in range(number - len(causes))]
         starts = sorted(causes + others)
         if cause == "collision" and not starts[0] < change_s < starts[-1]:
+            continue
+        if cause == "sound" and starts[place] != cause_s:
             continue
         if any(abs(start - change_s) < 1.6 or abs(start - collision_s) < 1.2 for start in others):
             continue
@@ -493,13 +498,19 @@ def _draw_flashes_and_sounds(
     flashes: list[tuple[int, Span]] = []
     spans: list[Span] = []
     sources: list[int | None] = []
+    num_flashes = [0] * len(things)
     for span, is_sound in events:
-        showing = [n for n, thing in enumerate(things) if _is_there_during(thing, span)]
+        showing = [
+            n for n, thing in enumerate(things) if num_flashes[n] < _MOST_FLASHES and _is_there_during(thing, span)
+        ]
+        chosen = rng.choice(showing) if showing and (not is_sound or rng.random() < 0.72) else None
+        if chosen is not None:
+            num_flashes[chosen] += 1
         if is_sound:
             spans.append(span)
-            sources.append(rng.choice(showing) if showing and rng.random() < 0.72 else None)
-        elif showing:
-            flashes.append((rng.choice(showing), span))
+            sources.append(chosen)
+        elif chosen is not None:
+            flashes.append((chosen, span))
 
     groups = _draw_groups(rng, len(spans))
     members = [[n for n, group in enumerate(groups) if group == g] for g in range(len(spans))]
