@@ -150,8 +150,8 @@ class FavorProcessor(ProcessorMixin):
             answer: the assistant's answer (one per conversation): adds ``labels`` for training.
             progress: told (seconds decoded, seconds in all) while a video is read.
             features: where the encoders' outputs are kept: the inputs then hold ``visual_features`` (F, P, width) and
-                ``audio_features`` (steps of K chunks, 25, audio width) in place of pixel_values and input_features, and a clip
-                that is there is not decoded.
+                ``audio_features`` (steps of K chunks, 25, audio width) in place of pixel_values and input_features,
+                and a clip that is there is not decoded.
 
         Raises:
             FavorError: a clip or a conversation that cannot be used; says what, what is allowed, what to do.

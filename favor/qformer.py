@@ -6,9 +6,9 @@ Shapes: B batch, L length of the attended sequence, Q queries, D width, H heads.
 from __future__ import annotations
 
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 
 from favor.attention import attend
-from transformers.activations import ACT2FN
 
 
 class Attention(nn.Module):

@@ -208,14 +208,18 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 
 def load_settings(kind: type[Settings], path: str | Path, overrides: list[str] | None = None) -> Settings:
     """The same for a recipe of another command."""
-    file = _find(Path(path))
+    file = find(Path(path))
     settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    if "stages" in settings:
+        raise ConfigurationError(
+            f"the recipe {file.name} has stages", allowed="a single run", advice="Use python -m training run"
+        )
     for override in overrides or []:
-        _apply(settings, override)
+        apply(settings, override)
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
-        raise _refusal(kind, file.name, error) from None
+        raise refusal(kind, file.name, error) from None
 
 
 def save(recipe: Recipe, path: Path) -> None:
@@ -228,10 +232,17 @@ def names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
+def is_staged(path: str | Path) -> bool:
+    """Whether a recipe has ``stages`` (``training.stages``) in place of a single run."""
+    settings = yaml.safe_load(find(Path(path)).read_text(encoding="utf-8"))
+    return isinstance(settings, dict) and "stages" in settings
+
+
 _FOLDER = Path(__file__).parent / "recipes"
 
 
-def _find(path: Path) -> Path:
+def find(path: Path) -> Path:
+    """The file of a recipe; refuses a name that there is not, with the nearest."""
     for candidate in (path, _FOLDER / f"{path}.yaml"):
         if candidate.is_file():
             return candidate
@@ -243,7 +254,8 @@ def _find(path: Path) -> Path:
     )
 
 
-def _apply(settings: dict[str, Any], override: str) -> None:
+def apply(settings: dict[str, Any], override: str) -> None:
+    """Change settings as ``key.sub=value`` says."""
     key, found, value = override.partition("=")
     if not found or not key:
         raise ConfigurationError(
@@ -259,8 +271,11 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     settings[last] = yaml.safe_load(value)
 
 
-def _refusal(kind: type[BaseModel], file: str, error: ValidationError) -> ConfigurationError:
-    problem = error.errors(include_url=False)[0]
+def refusal(kind: type[BaseModel], file: str, error: ValidationError) -> ConfigurationError:
+    """What is wrong with a file of this kind, and for an unknown key the nearest."""
+    problems = error.errors(include_url=False)
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]  # explains a missing one
+    problem = (unknown or problems)[0]
     place = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         known = _keys_beside(kind, problem["loc"])

@@ -39,10 +39,10 @@ class InstructBlipEncoder(nn.Module):
         """
         patches = self.vit(frames)  # (F, 1 + patches, ViT width)
         if not self.is_frozen:
-            return self._query(patches, instruction_ids, instruction_mask)
+            return self.read(patches, instruction_ids, instruction_mask)
         pieces = zip(*(rows.split(ROWS_PER_PASS) for rows in (patches, instruction_ids, instruction_mask)), strict=True)
         with torch.no_grad():
-            return torch.cat([self._query(*piece) for piece in pieces])
+            return torch.cat([self.read(*piece) for piece in pieces])
 
     def freeze(self) -> None:
         """Train nothing of it (the default)."""
@@ -60,7 +60,8 @@ class InstructBlipEncoder(nn.Module):
     def train(self, mode: bool = True) -> InstructBlipEncoder:
         return super().train(mode and not self.is_frozen)
 
-    def _query(self, patches: Tensor, instruction_ids: Tensor, instruction_mask: Tensor) -> Tensor:
+    def read(self, patches: Tensor, instruction_ids: Tensor, instruction_mask: Tensor) -> Tensor:
+        """The Q-Former alone: (F, 1 + patches, ViT width) and the question to (F, Q, width)."""
         queries = self.query_tokens.expand(len(patches), -1, -1)
         mask = torch.cat((instruction_mask.new_ones(queries.shape[:2]), instruction_mask), dim=1)
         hidden = self.qformer(

@@ -93,6 +93,13 @@ def build(name: str) -> tuple[Any, Any]:
     return random_weights.assemble(preset)
 
 
+def untrained(name: str) -> tuple[Any, Any]:
+    """Model and processor of a preset with seeded random weights, whatever weights it has; where training begins."""
+    from favor.presets import random_weights
+
+    return random_weights.assemble(describe(name))
+
+
 def clip_reader(name: str, **options: Any) -> Any:
     """What decodes clips for a preset, without its weights; ``options`` go to :class:`favor.media.MediaOptions`."""
     from favor.clips import ClipReader

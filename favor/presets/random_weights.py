@@ -14,6 +14,7 @@ from favor.configuration import FavorConfig
 from favor.modeling import FavorForConditionalGeneration
 from favor.presets import Preset
 from favor.processor import FavorProcessor
+from favor.sync import STEP_S
 
 
 def assemble(preset: Preset) -> tuple[FavorForConditionalGeneration, FavorProcessor]:
@@ -27,7 +28,9 @@ def assemble(preset: Preset) -> tuple[FavorForConditionalGeneration, FavorProces
     processor = FavorProcessor.for_config(
         config,
         image_processor=_image_processor(config.vision_config.image_size),
-        feature_extractor=WhisperFeatureExtractor(feature_size=config.audio_config.num_mel_bins),
+        feature_extractor=WhisperFeatureExtractor(
+            feature_size=config.audio_config.num_mel_bins, chunk_length=round(config.audio_chunk_steps * STEP_S)
+        ),
         tokenizer=tokenizer,
         qformer_tokenizer=letter_tokenizer(),
         **(preset.processor or {}),

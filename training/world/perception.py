@@ -1,0 +1,289 @@
+"""``python -m training perceive RECIPE.yaml``: teach one encoder to see or hear the world, from nothing.
+
+Every step draws fresh clips, so nothing is ever seen twice; a held-out batch is scored now and then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from favor import presets
+from favor.media import SAMPLE_RATE_HZ
+from favor.modeling import FavorForConditionalGeneration
+from favor.processor import FavorProcessor
+from favor.sync import AUDIO_FRAMES_PER_STEP, STEP_S
+from training.recipe import Strict, load_settings
+from training.world import picture, scenes, sound, vocabulary
+from training.world.dense import PictureHeads, SoundHeads, join
+from training.world.scene import Kind, Scene
+
+VISION_KINDS: dict[Kind, float] = {"video": 0.3, "match": 0.1, "cause": 0.15, "image": 0.45}
+AUDIO_KINDS: dict[Kind, float] = {
+    "sounds": 0.22, "speech": 0.33, "noisy_speech": 0.15, "spoken_question": 0.15, "video": 0.15,
+}  # fmt: skip
+FRAMES_PER_SCENE = 4
+FRAMES_PER_S = round(AUDIO_FRAMES_PER_STEP / STEP_S)
+"""Sound vectors of a second."""
+
+POOL_SIZE, FRESH_SHARE = 3000, 0.15
+"""Clips kept to be heard again, and the share of new ones."""
+
+WHOLE_SHARE = 0.3
+"""Pieces of sound that hold one clip and silence behind it, as in use; the others are filled up with further clips."""
+
+
+class Perception(Strict):
+    """One run.
+
+    Args:
+        part: which encoder of the preset ``model`` learns.
+        batch: frames, or pieces of sound of the audio encoder's length.
+        steps, learning_rate, warmup_steps: AdamW, cosine down to nothing.
+        precision: bf16 runs under autocast.
+        score_every, save_every: in steps.
+    """
+
+    name: str = "perception"
+    summary: str = ""
+    model: str
+    part: Literal["vision", "audio"]
+    output: str
+    seed: int = 0
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    learning_rate: float = Field(default=1.5e-3, gt=0)
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    precision: Literal["bf16", "fp32"] = "bf16"
+    score_every: int = 250
+    save_every: int = 500
+    held_out_batch: int = 256
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train; goes on from where an earlier run of the same output stopped."""
+    train(load_settings(Perception, options.recipe, options.overrides))
+    return 0
+
+
+def train(recipe: Perception) -> dict[str, float]:
+    """Teach the encoder; its weights are at the end in ``OUTPUT/encoder.safetensors``, scores in ``scores.json``."""
+    folder = Path(recipe.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    model, processor = presets.untrained(recipe.model)
+    heads, batch_of = _teacher(recipe, model, processor)
+    optimizer = torch.optim.AdamW(
+        heads.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
+    )
+    step = _resume(folder, heads, optimizer)
+    held_out = batch_of("test", 0, recipe.held_out_batch)
+    began, first, losses, scores = time.perf_counter(), step, [], {}
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+        while step < recipe.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * _share(step, recipe)
+            batch = batch_of("train", step, recipe.batch)
+            with _autocast(recipe):
+                loss = heads.loss(*batch)  # type: ignore[operator]
+            loss.backward()
+            nn.utils.clip_grad_norm_(heads.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(float(loss.detach()))
+            step += 1
+            if step % recipe.score_every == 0 or step == recipe.steps:
+                scores = _score(heads, held_out, recipe)
+                line = {"step": step, "loss": float(np.mean(losses)), **scores}
+                line["steps_per_s"] = (step - first) / (time.perf_counter() - began)
+                print(json.dumps({key: round(value, 4) for key, value in line.items()}), file=log, flush=True)
+                print(" ".join(f"{key} {value:.4g}" for key, value in line.items()), flush=True)
+                losses = []
+            if step % recipe.save_every == 0 or step == recipe.steps:
+                _save(folder, heads, optimizer, step)
+    encoder = heads.get_submodule(recipe.part)
+    save_file(
+        {name: value.contiguous() for name, value in encoder.state_dict().items()}, folder / "encoder.safetensors"
+    )
+    (folder / "scores.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
+    return scores
+
+
+def _teacher(
+    recipe: Perception, model: FavorForConditionalGeneration, processor: FavorProcessor
+) -> tuple[nn.Module, Callable[[str, int, int], tuple[Any, ...]]]:
+    """The encoder with its heads, and what makes (inputs, labels) of a split, a step and a size."""
+    for encoder in (model.vision, model.audio):
+        for module in encoder.modules():
+            if hasattr(module, "config"):  # explicit attention: several times faster in bf16 on a CPU
+                module.config._attn_implementation = "eager"
+    if recipe.part == "vision":
+        model.vision.unfreeze()
+        size = model.config.vision_config.image_size
+        return PictureHeads(model.vision).train(), lambda split, step, number: frames_and_labels(
+            processor, split=split, seed=recipe.seed, step=step, number=number, size=size
+        )
+    model.audio.unfreeze()
+    model.audio.model.embed_positions.weight.data.mul_(POSITION_SCALE)
+    seconds = round(model.config.audio_chunk_steps * STEP_S)
+    pools = {"train": ClipPool("train", size=POOL_SIZE), "test": ClipPool("test", size=0)}
+    return SoundHeads(model.audio).train(), lambda split, step, number: mels_and_labels(
+        processor, pools[split], seed=recipe.seed, step=step, number=number, seconds=seconds
+    )
+
+
+POSITION_SCALE = 0.3
+"""Whisper's sinusoids begin as large as its sounds; a small encoder starts faster with quieter ones."""
+
+
+def frames_and_labels(
+    processor: FavorProcessor, *, split: str, seed: int, step: int, number: int, size: int
+) -> tuple[Tensor, picture.PictureLabels]:
+    """``number`` normalised frames (F, 3, size, size), a few from each of many fresh scenes, and their labels."""
+    rng = random.Random(f"frames {split} {seed} {step}")
+    frames, labels = [], []
+    while sum(map(len, frames)) < number:
+        kind = rng.choices(list(VISION_KINDS), list(VISION_KINDS.values()))[0]
+        scene = scenes.make(rng.getrandbits(48), kind=kind, split=split)  # type: ignore[arg-type]
+        times = [0.0] if scene.is_still else [_telling_time(scene, rng) for _ in range(FRAMES_PER_SCENE)]
+        frames.append(picture.draw(scene, times, size))
+        labels.append(picture.label(scene, times))
+    pixels = processor.image_processor(images=list(np.concatenate(frames)), do_resize=False, return_tensors="pt")
+    return pixels["pixel_values"], join(labels)
+
+
+def _telling_time(scene: Scene, rng: random.Random) -> float:
+    """Any time of the clip, but every second time one at which something flashes."""
+    flashes = [flash for thing in scene.things for flash in thing.flashes]
+    if flashes and rng.random() < 0.5:
+        flash = rng.choice(flashes)
+        return rng.uniform(flash.start_s, flash.end_s)
+    return rng.uniform(0.0, scene.seconds)
+
+
+@dataclass(frozen=True)
+class HeardClip:
+    """A clip's waveform (16 kHz) and its labels at 50 Hz, cut to whole 20 ms."""
+
+    wave: np.ndarray
+    sounds: np.ndarray
+    words: np.ndarray
+
+
+class ClipPool:
+    """Clips to hear, most of them heard before: speech takes far longer to synthesise than to learn from.
+
+    Args:
+        split: of the scenes. size: clips kept; 0 makes every clip afresh.
+    """
+
+    def __init__(self, split: str, *, size: int) -> None:
+        self.split, self.size = split, size
+        self._clips: list[HeardClip] = []
+
+    def draw(self, rng: random.Random) -> HeardClip:
+        """A clip; a FRESH_SHARE of them new, in the place of an old one."""
+        if len(self._clips) == self.size and self.size and rng.random() > FRESH_SHARE:
+            return rng.choice(self._clips)
+        clip = self._make(rng)
+        if len(self._clips) < self.size:
+            self._clips.append(clip)
+        elif self.size:
+            self._clips[rng.randrange(self.size)] = clip
+        return clip
+
+    def _make(self, rng: random.Random) -> HeardClip:
+        kind = rng.choices(list(AUDIO_KINDS), list(AUDIO_KINDS.values()))[0]
+        scene = scenes.make(rng.getrandbits(48), kind=kind, split=self.split)  # type: ignore[arg-type]
+        wave = sound.play(scene)
+        frames = len(wave) * FRAMES_PER_S // SAMPLE_RATE_HZ
+        labels = sound.label(scene, frames)
+        return HeardClip(wave[: frames * SAMPLE_RATE_HZ // FRAMES_PER_S], labels.sounds, labels.words)
+
+
+def mels_and_labels(
+    processor: FavorProcessor, pool: ClipPool, *, seed: int, step: int, number: int, seconds: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-mel pieces (B, bins, frames) and their labels at 50 Hz, sounds (B, T) and words (B, T)."""
+    rng = random.Random(f"sounds {pool.split} {seed} {step}")
+    made = [_piece(rng, pool, seconds=seconds) for _ in range(number)]
+    waves, sounds, words = zip(*made, strict=True)
+    mels = processor.feature_extractor(list(waves), sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")
+    return mels["input_features"], torch.from_numpy(np.stack(sounds)), torch.from_numpy(np.stack(words))
+
+
+def _piece(rng: random.Random, pool: ClipPool, *, seconds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A waveform of the encoder's length with its labels: one clip and silence, or clip after clip."""
+    size, length = seconds * SAMPLE_RATE_HZ, seconds * FRAMES_PER_S
+    clips = [pool.draw(rng)]
+    is_whole = rng.random() < WHOLE_SHARE
+    while not is_whole and sum(len(clip.sounds) for clip in clips) < length:
+        clips.append(pool.draw(rng))
+    wave, sounds, words = (
+        np.concatenate([getattr(clip, name) for clip in clips]) for name in ("wave", "sounds", "words")
+    )
+    fill = max(0, length - len(sounds))
+    return (
+        wave[:size],
+        np.pad(sounds[:length], (0, fill), constant_values=len(vocabulary.SOUNDS)),
+        np.pad(words[:length], (0, fill), constant_values=len(vocabulary.SPOKEN_WORDS)),
+    )
+
+
+def _share(step: int, recipe: Perception) -> float:
+    """Share of the learning rate: linear warm-up, cosine to zero."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    return 0.5 * (1 + float(np.cos(np.pi * done)))
+
+
+def _score(heads: nn.Module, held_out: tuple[Any, ...], recipe: Perception) -> dict[str, float]:
+    heads.eval()
+    with _autocast(recipe):
+        scores = heads.scores(*held_out)  # type: ignore[operator]
+    heads.train()
+    return scores
+
+
+def _autocast(recipe: Perception) -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16")
+
+
+def _save(folder: Path, heads: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    draft = folder / "resume.draft"
+    torch.save({"step": step, "heads": heads.state_dict(), "optimizer": optimizer.state_dict()}, draft)
+    draft.replace(folder / "resume.pt")
+
+
+def _resume(folder: Path, heads: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    saved = folder / "resume.pt"
+    if not saved.is_file():
+        return 0
+    state = torch.load(saved, weights_only=True)
+    heads.load_state_dict(state["heads"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def load_encoder(encoder: nn.Module, folder: Path) -> None:
+    """Put a taught encoder's weights into a model's."""
+    encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
