@@ -12,8 +12,11 @@ from .video import MOVING
 BINDING: frozenset[Kind] = frozenset({"video", "cause"})
 """Kinds in which some sounds have a source and some have none."""
 
-SHARE = {"found": 0.8, NONE: 0.2}
-"""How often the answer is something, and how often 'none'."""
+SHARE = {"found": 0.88, NONE: 0.12}
+"""How often something is wanted as the answer, and how often 'none': more clips allow a 'none', so less."""
+
+EASE_S = 0.15
+"""A thing that comes or goes this near to a sound makes the answer unclear."""
 
 
 def _flashers_near(clip: Clip, span: Span) -> list[Thing]:
@@ -93,7 +96,7 @@ def heard_while_flashing(clip: Clip, rng: random.Random) -> Draft | None:
 
 def flashing_while_heard(clip: Clip, rng: random.Random) -> Draft | None:
     """The thing that flashes during a sound, or none."""
-    return pick_balanced(rng, _sources(clip), {"found": 0.75, NONE: 0.25}) if clip.things else None
+    return pick_balanced(rng, _sources(clip), SHARE) if clip.things else None
 
 
 def visible_while_heard(clip: Clip, rng: random.Random) -> Draft | None:
@@ -107,10 +110,6 @@ def visible_while_heard(clip: Clip, rng: random.Random) -> Draft | None:
         if len(seen) == 1 and seen[0].visible.contains(wide.start_s) and seen[0].visible.contains(wide.end_s):
             options.append(Draft({"sound": sound.kind}, seen[0].shape, tuple(t.shape for t in clip.things)))
     return rng.choice(options) if options else None
-
-
-EASE_S = 0.15
-"""A thing that comes or goes this near to a sound makes the answer unclear."""
 
 
 def heard_while_visible(clip: Clip, rng: random.Random) -> Draft | None:

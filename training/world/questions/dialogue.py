@@ -67,7 +67,7 @@ def sound_of_it(clip: Clip, rng: random.Random) -> Draft | None:
             continue
         draft = Draft({}, next(iter(kinds), NONE), (*clip.sound_kinds, NONE), before=turns)
         options["found" if kinds else NONE].append(draft)
-    return pick_balanced(rng, options, {"found": 0.8, NONE: 0.2})
+    return pick_balanced(rng, options, {"found": 0.85, NONE: 0.15})
 
 
 def does_it_move(clip: Clip, rng: random.Random) -> Draft | None:

@@ -56,7 +56,7 @@ FAMILIES = (
     Family("video_qa.direction", PICTURE, MOVING, 1.5, way),
     Family("video_qa.colour", PICTURE, MOVING, 1, colour),
     Family("video_qa.shape", PICTURE, MOVING, 1, shape),
-    Family("video_qa.number", PICTURE, MOVING, 0.7, number_of_things),
+    Family("video_qa.number", PICTURE, frozenset({"video"}), 0.7, number_of_things),
     Family("video_qa.first", PICTURE, MOVING, 1, first_or_last),
     Family("video_qa.before", PICTURE, MOVING, 1.5, appears_before),
 )
