@@ -33,28 +33,25 @@ for _family in FAMILIES.values():
         _OF_KIND[_kind] = (*_OF_KIND.get(_kind, ()), _family)
 
 _PER_FAMILY = 2
-_TRIES = 3
 
 
 def ask(scene: Scene, rng: random.Random, number: int, *, wording: WordingSet = "train") -> list[Question]:
     """Up to ``number`` different questions about a scene, at most two of a family, the harder families more often."""
     clip = Clip(scene)
     families = list(_OF_KIND.get(scene.kind, ()))
-    tries: dict[str, int] = {}
     asked: dict[str, list[Draft]] = {}
     questions: list[Question] = []
     while families and len(questions) < number:
         family = rng.choices(families, [family.weight for family in families])[0]
         draft = family.draw(clip, rng)
-        tries[family.name] = tries.get(family.name, 0) + 1
         earlier = asked.setdefault(family.name, [])
-        if draft is None:  # asking again would favour the answers that this clip allows, and tilt the balance
+        if draft is None or any(_is_same(draft, other) for other in earlier):
+            # Drawing once more would favour the answers that this clip happens to allow, and tilt the balance.
             families.remove(family)
             continue
-        if not any(_is_same(draft, other) for other in earlier):
-            earlier.append(draft)
-            questions.append(_worded(family, draft, rng, wording))
-        if len(earlier) == _PER_FAMILY or tries[family.name] == _TRIES:
+        earlier.append(draft)
+        questions.append(_worded(family, draft, rng, wording))
+        if len(earlier) == _PER_FAMILY:
             families.remove(family)
     return questions
 

@@ -9,8 +9,8 @@ from ..vocabulary import COLOURS, SOUNDS
 from .draft import BOTH, MARGIN_S, NONE, PICTURE, YES_NO, Clip, Draft, Family, candidates, name_at, pick_balanced
 from .video import MOVING
 
-BINDING: frozenset[Kind] = frozenset({"video", "cause"})
-"""Kinds in which some sounds have a source and some have none."""
+BINDING: frozenset[Kind] = frozenset({"video"})
+"""Kinds in which some sounds have a source and some have none; elsewhere the kind of clip would tell."""
 
 SHARE = {"found": 0.88, NONE: 0.12}
 """How often something is wanted as the answer, and how often 'none': more clips allow a 'none', so less."""
