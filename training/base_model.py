@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 
 from favor import presets
 from favor.checkpoint import OWN_CODE_ONLY, load_folder, reading
@@ -50,6 +50,20 @@ def base_model(recipe: Recipe) -> tuple[FavorForConditionalGeneration, FavorProc
         model, processor = _from_folder(recipe)
     processor.max_seconds = recipe.data.max_seconds
     return model, processor
+
+
+def use_fastest_attention(
+    model: FavorForConditionalGeneration, *, device: torch.device, precision: Literal["bf16", "fp16", "fp32"]
+) -> None:
+    """In bfloat16 on a CPU let Hugging Face's layers multiply and add as written ("eager").
+
+    PyTorch's fused kernel takes two to seven times as long there, forward and backward (`python -m
+    benchmarks.attention`); everywhere else it is the faster one, and stays.
+    """
+    if device.type == "cpu" and precision == "bf16":
+        for module in model.modules():
+            if isinstance(module, PreTrainedModel) and module is not model:
+                module.config._attn_implementation = "eager"
 
 
 def _is_preset(name: str) -> bool:

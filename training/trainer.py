@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from favor.feature_cache import FeatureCache
 from favor.processor import FavorProcessor
 from training import engine as engines
 from training import parts
-from training.base_model import base_model
+from training.base_model import DTYPES, base_model, use_fastest_attention
 from training.checkpoints import (
     Checkpoints,
     RunState,
@@ -32,13 +32,15 @@ from training.checkpoints import (
     restore_random_state,
 )
 from training.data import BatchStream, TrainingBatch, validation_batches
+from training.data.stream import Stream
 from training.engine import Engine, Ranks
 from training.engine.base import LossScale
 from training.flops import flops_of_batch
 from training.logs import RunLog, StepMetrics
-from training.recipe import Recipe, save
+from training.recipe import Parts, Recipe, save
 from training.schedule import learning_rate_share
 from training.trained import FrozenEncoders, TrainedModel, as_inputs
+from training.world.stream import WorldData, refuse_other_encoders
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,11 @@ def run(recipe: Recipe, *, is_resuming: bool) -> Outcome:
     folder = Path(recipe.output)
     torch.manual_seed(recipe.seed + ranks.rank)
     model, processor = base_model(recipe)
+    use_fastest_attention(model, device=ranks.device, precision=recipe.optimisation.precision)
     parts.apply(model, recipe.parts)
+    if recipe.data.world is not None:
+        refuse_learning_encoders(recipe.parts)
+        refuse_other_encoders(recipe.data.world, model)
     checkpoints = Checkpoints(folder, keep_last=recipe.saving.keep_last, keep_best=recipe.saving.keep_best)
     if ranks.is_main:
         refuse_used_folder(checkpoints, is_resuming=is_resuming)
@@ -107,17 +113,18 @@ class Trainer:
         self.checkpoints = checkpoints
         self.config = config
         self.ranks = engine.ranks
-        options = recipe.optimisation
-        self.stream = BatchStream(
-            recipe.data,
-            processor,
-            seed=recipe.seed,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
-            micro_batch=options.micro_batch,
-            accumulation=options.accumulation,
-            features=features,
-        )
+        self.world = None
+        if recipe.data.world is not None:
+            self.world = WorldData(
+                recipe.data.world,
+                processor,
+                config,
+                rank=self.ranks.rank,
+                world_size=self.ranks.world_size,
+                micro_batch=recipe.optimisation.micro_batch,
+                mask_dtype=DTYPES[recipe.optimisation.precision],
+            )
+        self.stream = self._open_stream()
         self.state = RunState(0, self.stream.state(), self.ranks.world_size, recipe.engine.name)
         self.is_asked_to_stop = False
         self.validation_loss: float | None = None
@@ -204,22 +211,45 @@ class Trainer:
 
     def validate(self) -> float | None:
         """Mean loss per target token over the validation data; None without any."""
-        data = self.recipe.data
-        if not data.val:
+        batches = self._validation_batches()
+        if batches is None:
             return None
         language = tokens = 0.0
-        for batch in validation_batches(
-            data,
+        for batch in batches:
+            sums = self.engine.evaluate(self._encoded(batch))
+            language, tokens = language + float(sums.language), tokens + sums.num_tokens
+        language, tokens = self.ranks.total(language, tokens)
+        return language / max(tokens, 1)
+
+    def _open_stream(self) -> Stream:
+        options = self.recipe.optimisation
+        if self.world is not None:
+            return self.world.stream(seed=self.recipe.seed, accumulation=options.accumulation)
+        return BatchStream(
+            self.recipe.data,
+            self.processor,
+            seed=self.recipe.seed,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            micro_batch=options.micro_batch,
+            accumulation=options.accumulation,
+            features=self.features,
+        )
+
+    def _validation_batches(self) -> Iterator[TrainingBatch] | None:
+        """None without validation data."""
+        if self.world is not None:
+            return self.world.validation_batches()
+        if not self.recipe.data.val:
+            return None
+        return validation_batches(
+            self.recipe.data,
             self.processor,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
             micro_batch=self.recipe.optimisation.micro_batch,
             features=self.features,
-        ):
-            sums = self.engine.evaluate(self._encoded(batch))
-            language, tokens = language + float(sums.language), tokens + sums.num_tokens
-        language, tokens = self.ranks.total(language, tokens)
-        return language / max(tokens, 1)
+        )
 
     def _scale(self, batches: Sequence[TrainingBatch]) -> LossScale:
         """Weights that make the step's loss a mean over all target tokens, and all windows, of all processes."""
@@ -274,6 +304,20 @@ def refuse_mixing(recipe: Recipe) -> None:
             "data.mixing makes new pairs of clips and data.cache is set",
             allowed="one of them",
             advice="Leave data.cache out, or set the shares of data.mixing to 0",
+        )
+
+
+def refuse_learning_encoders(modes: Parts) -> None:
+    """Kept features are those of encoders that stay as they are.
+
+    Raises:
+        ConfigurationError: one of them is to learn.
+    """
+    if (modes.vision, modes.audio) != ("frozen", "frozen"):
+        raise ConfigurationError(
+            "data.world holds the encoders' features and an encoder is to learn",
+            allowed="parts.vision=frozen and parts.audio=frozen",
+            advice="Teach encoders with python -m training perceive, then encode again",
         )
 
 

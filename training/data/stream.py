@@ -8,7 +8,7 @@ The samples of a step do not depend on how many ranks share them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from favor.errors import ConfigurationError
 from favor.processor import FavorProcessor
@@ -25,6 +25,30 @@ CHARACTERS_PER_TOKEN = 4
 """About, for English; only lengths for grouping are reckoned with it."""
 
 _STATE_VERSION = 1
+
+
+class Stream(Protocol):
+    """Training batches of one rank, without end."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def next_step(self) -> list[TrainingBatch]:
+        """This rank's micro-batches of the next optimiser step."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream stands, JSON-ready."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue exactly where ``state`` was taken."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class BatchStream:
