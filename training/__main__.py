@@ -19,6 +19,8 @@ COMMANDS = {
     "run": ("training.run", "train as a recipe says"),
     "check": ("training.data.check", "read every item of a data file and report what is wrong"),
     "perceive": ("training.world.perception", "teach an encoder to see or hear the generated world"),
+    "encode": ("training.world.features", "keep what the encoders make of the generated world's clips"),
+    "assemble": ("training.world.assemble", "put taught encoders and an untaught language model together"),
     "cache": ("training.cache", "compute and keep the frozen encoders' features"),
     "plan": ("training.plan", "memory, steps and time of a recipe, without a GPU"),
     "merge": ("training.export", "merge LoRA into the language model"),

@@ -10,11 +10,12 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from favor.configuration import FavorConfig
@@ -33,6 +34,7 @@ class Preset:
         config: arguments of FavorConfig.
         weights: hub names or folders of released weights by part (instructblip, whisper, llm); empty for random ones.
         seed: of the random weights.
+        is_trained: trained weights come with FAVOR, in a folder of the preset's name beside it.
         processor: further arguments of FavorProcessor.
     """
 
@@ -41,6 +43,7 @@ class Preset:
     config: dict[str, Any]
     weights: dict[str, str]
     seed: int = 0
+    is_trained: bool = False
     processor: dict[str, Any] | None = None
 
 
@@ -84,6 +87,10 @@ def config(name: str) -> FavorConfig:
 def build(name: str) -> tuple[Any, Any]:
     """Model (evaluation mode, CPU) and processor of a preset."""
     preset = describe(name)
+    if preset.is_trained:
+        from favor.checkpoint import load_folder
+
+        return load_folder(_FOLDER / name, dtype=torch.float32)
     if preset.weights:
         from favor.presets import released
 
@@ -93,11 +100,15 @@ def build(name: str) -> tuple[Any, Any]:
     return random_weights.assemble(preset)
 
 
-def untrained(name: str) -> tuple[Any, Any]:
-    """Model and processor of a preset with seeded random weights, whatever weights it has; where training begins."""
+def untrained(name: str, *, seed: int | None = None) -> tuple[Any, Any]:
+    """Model and processor of a preset with random weights, whatever weights it has; where training begins.
+
+    ``seed`` is the preset's own by default.
+    """
     from favor.presets import random_weights
 
-    return random_weights.assemble(describe(name))
+    preset = describe(name)
+    return random_weights.assemble(preset if seed is None else replace(preset, seed=seed))
 
 
 def clip_reader(name: str, **options: Any) -> Any:

@@ -19,6 +19,7 @@ import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from favor import presets
 from favor.media import SAMPLE_RATE_HZ
@@ -89,7 +90,7 @@ def train(recipe: Perception) -> dict[str, float]:
     folder = Path(recipe.output)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    model, processor = presets.untrained(recipe.model)
+    model, processor = presets.untrained(recipe.model, seed=recipe.seed)
     heads, batch_of = _teacher(recipe, model, processor)
     optimizer = torch.optim.AdamW(
         heads.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
@@ -133,8 +134,9 @@ def _teacher(
     """The encoder with its heads, and what makes (inputs, labels) of a split, a step and a size."""
     for encoder in (model.vision, model.audio):
         for module in encoder.modules():
-            if hasattr(module, "config"):  # explicit attention: several times faster in bf16 on a CPU
-                module.config._attn_implementation = "eager"
+            config = getattr(module, "config", None)
+            if isinstance(config, PreTrainedConfig):  # explicit attention: several times faster in bf16 on a CPU
+                config._attn_implementation = "eager"
     if recipe.part == "vision":
         model.vision.unfreeze()
         size = model.config.vision_config.image_size
@@ -159,8 +161,9 @@ def frames_and_labels(
 ) -> tuple[Tensor, picture.PictureLabels]:
     """``number`` normalised frames (F, 3, size, size), a few from each of many fresh scenes, and their labels."""
     rng = random.Random(f"frames {split} {seed} {step}")
-    frames, labels = [], []
-    while sum(map(len, frames)) < number:
+    frames: list[np.ndarray] = []
+    labels: list[picture.PictureLabels] = []
+    while sum(len(each) for each in frames) < number:
         kind = rng.choices(list(VISION_KINDS), list(VISION_KINDS.values()))[0]
         scene = scenes.make(rng.getrandbits(48), kind=kind, split=split)  # type: ignore[arg-type]
         times = [0.0] if scene.is_still else [_telling_time(scene, rng) for _ in range(FRAMES_PER_SCENE)]

@@ -23,7 +23,7 @@ TASKS = {
     "order": "in which order",
     "when": "when, in seconds",
 }
-"""Eleven small versions of AVEB's tasks, then the temporal and causal ones. Every family of questions belongs to one."""
+"""Eleven small versions of AVEB's tasks, then the temporal and causal ones; every family of questions has one."""
 
 TRAINING_ONLY = {"timeline": "all events in order", "outside": "questions outside the world"}
 """Tasks that help to learn and are not scored."""

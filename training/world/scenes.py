@@ -194,7 +194,7 @@ def _make_sounds(rng: random.Random, wish: _Wish) -> Scene:
 
 def _make_speech(rng: random.Random, wish: _Wish) -> Scene:
     utterance, seconds = _draw_utterance(rng, phrases.draw(rng, wish.split), wish)
-    surroundings = _draw_surroundings(rng) | {"noise_db": round(rng.uniform(-60.0, -40.0), 1)}
+    surroundings = _draw_surroundings(rng) | {"noise_db": round(rng.uniform(-60.0, -46.0), 1)}
     return Scene(wish.seed, "speech", seconds, utterances=(utterance,), **surroundings)
 
 
@@ -619,5 +619,5 @@ def _draw_surroundings(rng: random.Random) -> dict[str, Any]:
     return {
         "background": background,
         "grain": round(rng.uniform(2.0, 8.0), 2),
-        "noise_db": round(rng.uniform(-65.0, -40.0), 1),
+        "noise_db": round(rng.uniform(-65.0, -50.0), 1),
     }

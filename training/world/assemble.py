@@ -1,0 +1,58 @@
+"""``python -m training assemble RECIPE.yaml``: a FAVOR out of taught encoders, a tokenizer, and the rest untaught.
+
+What it writes is an ordinary model folder: `encode` runs its encoders, `run` trains the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from favor import presets
+from favor.modeling import FavorForConditionalGeneration
+from favor.processor import FavorProcessor
+from training.recipe import Strict, load_settings
+from training.world import tokenizer
+from training.world.perception import load_encoder
+
+
+class Assembly(Strict):
+    """One model.
+
+    Args:
+        model: the preset whose shape it has. vision, audio: outputs of `perceive`.
+        output: the folder to write. seed: of the weights that are still untaught, and of the tokenizer.
+    """
+
+    name: str = "assembly"
+    summary: str = ""
+    model: str
+    vision: str
+    audio: str
+    output: str
+    seed: int = 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Put the model together and save it."""
+    assemble(load_settings(Assembly, options.recipe, options.overrides))
+    return 0
+
+
+def assemble(recipe: Assembly) -> tuple[FavorForConditionalGeneration, FavorProcessor]:
+    """Model and processor, as written to the output folder."""
+    model, processor = presets.untrained(recipe.model, seed=recipe.seed)
+    load_encoder(model.vision, Path(recipe.vision))
+    load_encoder(model.audio, Path(recipe.audio))
+    processor.tokenizer = tokenizer.learn(model.config.text_config.vocab_size, seed=recipe.seed)
+    placeholder = processor.tokenizer.convert_tokens_to_ids(tokenizer.PLACEHOLDER)
+    assert placeholder == model.config.placeholder_token_id, (placeholder, model.config.placeholder_token_id)
+    model.generation_config.suppress_tokens = [0, placeholder]
+    model.save_pretrained(recipe.output)
+    processor.save_pretrained(recipe.output)
+    return model, processor
