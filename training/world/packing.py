@@ -1,17 +1,18 @@
 """All questions about one clip behind one copy of its soft tokens: 2 to 3 times fewer tokens for the language model.
 
-A row is the prefix that all its conversations share (BOS, ``USER: <Img>``, placeholders), then what is each one's own,
-one after the other. Every conversation sees the prefix and itself, at the positions that it would have alone, so its
-logits are those of a row of its own.
+A block is the prefix that all its conversations share (BOS, ``USER: <Img>``, placeholders), then what is each one's
+own, one after the other. Every conversation sees the prefix and itself, at the positions that it would have alone, so
+its logits are those of a sequence of its own. Short blocks share a row of the batch: a third of it would be filler.
 
 Shapes: B rows, T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,18 +27,22 @@ from training.world.question import Question
 HIDDEN = -30_000.0
 """What the mask adds to the score of a hidden token: its weight is exactly 0 in every precision, and none overflows."""
 
-_PREFIX, _FILLER = 0, -1  # segments that are no conversation
+_PREFIX, _FILLER = 0, -1  # the segment of a block's prefix; neither segment nor block
 _CLIP = VideoPart("a clip")
 _TEXTS_KEPT = 2**17
 
 
 @dataclass(frozen=True)
-class Row:
-    """Tokens of one row, with their labels, and whose they are: 0 the prefix's, n those of the n-th conversation."""
+class Block:
+    """Tokens with their labels, their positions, and whose they are: 0 the prefix's, n those of conversation n."""
 
     input_ids: list[int]
     labels: list[int]
+    position_ids: list[int]
     segments: list[int]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
 
 
 class QuestionEncoder:
@@ -63,24 +68,42 @@ class QuestionEncoder:
         )
 
 
-def pack(prompts: Sequence[EncodedPrompt], *, placeholder_token_id: int) -> Row:
-    """One row of conversations about one clip, or about none: those share the BOS token alone."""
+def pack(prompts: Sequence[EncodedPrompt], *, placeholder_token_id: int) -> Block:
+    """Conversations about one clip, or about none: those share the BOS token alone."""
     first = prompts[0].input_ids
     num_shared = 1
     if placeholder_token_id in first:
         num_shared = len(first) - first[::-1].index(placeholder_token_id)
     shared = first[:num_shared]
-    row = Row(list(shared), [IGNORED] * num_shared, [_PREFIX] * num_shared)
+    block = Block(list(shared), [IGNORED] * num_shared, list(range(num_shared)), [_PREFIX] * num_shared)
     for number, prompt in enumerate(prompts, start=1):
         assert prompt.input_ids[:num_shared] == shared, "these conversations are not about the same clip"
-        row.input_ids.extend(prompt.input_ids[num_shared:])
-        row.labels.extend(prompt.labels[num_shared:])
-        row.segments.extend([number] * (len(prompt.input_ids) - num_shared))
-    return row
+        block.input_ids.extend(prompt.input_ids[num_shared:])
+        block.labels.extend(prompt.labels[num_shared:])
+        block.position_ids.extend(range(num_shared, len(prompt.input_ids)))
+        block.segments.extend([number] * (len(prompt.input_ids) - num_shared))
+    return block
 
 
-def collate(rows: Sequence[Row], *, filler_id: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Rows, filled up on the right, as the language model's inputs.
+def shared_rows(lengths: Sequence[int]) -> list[list[int]]:
+    """Which blocks share a row, as places in ``lengths``: no row is longer than the longest block."""
+    longest = max(lengths)
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        row = next((row for row, room in enumerate(free) if room >= lengths[place]), len(rows))
+        if row == len(rows):
+            rows.append([])
+            free.append(longest)
+        rows[row].append(place)
+        free[row] -= lengths[place]
+    return rows
+
+
+def collate(
+    rows: Sequence[Sequence[Block]], *, filler_id: int, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """Rows of blocks, filled up on the right, as the language model's inputs.
 
     Args:
         filler_id: token behind a row's end. dtype: of the mask: the one that attention runs in.
@@ -89,36 +112,31 @@ def collate(rows: Sequence[Row], *, filler_id: int, dtype: torch.dtype = torch.f
         input_ids, labels, position_ids: (B, T) int64. attention_mask: (B, 1, T, T), added to the scores: 0 where a
         token may look, ``HIDDEN`` elsewhere; Hugging Face's language models take it as it is.
     """
-    segments = _filled((row.segments for row in rows), _FILLER)
-    return {
-        "input_ids": torch.from_numpy(_filled((row.input_ids for row in rows), filler_id)),
-        "labels": torch.from_numpy(_filled((row.labels for row in rows), IGNORED)),
-        "position_ids": torch.from_numpy(_positions(segments)),
-        "attention_mask": _mask(segments, dtype),
-    }
+    segments = _filled(rows, "segments", _FILLER)
+    block_numbers = np.full_like(segments, _FILLER)
+    for place, row in enumerate(rows):
+        numbers = np.repeat(np.arange(len(row)), [len(block) for block in row])
+        block_numbers[place, : len(numbers)] = numbers
+    fillers = {"input_ids": filler_id, "labels": IGNORED, "position_ids": 0}
+    inputs = {name: torch.from_numpy(_filled(rows, name, filler)) for name, filler in fillers.items()}
+    return {**inputs, "attention_mask": _mask(block_numbers, segments, dtype)}
 
 
-def _filled(rows: Iterable[list[int]], filler: int) -> np.ndarray:
-    lists = list(rows)
-    filled = np.full((len(lists), max(map(len, lists))), filler, dtype=np.int64)
-    for place, row in enumerate(lists):
-        filled[place, : len(row)] = row
+def _filled(rows: Sequence[Sequence[Block]], name: str, filler: int) -> np.ndarray:
+    """A list of all blocks as (B, T)."""
+    longest = max(sum(map(len, row)) for row in rows)
+    filled = np.full((len(rows), longest), filler, dtype=np.int64)
+    for place, row in enumerate(rows):
+        values = list(chain.from_iterable(getattr(block, name) for block in row))
+        filled[place, : len(values)] = values
     return filled
 
 
-def _positions(segments: np.ndarray) -> np.ndarray:
-    """(B, T): how many tokens each one can see before itself."""
-    places = np.arange(segments.shape[1])
-    num_shared = (segments == _PREFIX).sum(axis=1, keepdims=True)
-    begins = np.ones_like(segments, dtype=bool)
-    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    first = np.maximum.accumulate(np.where(begins, places, 0), axis=1)
-    return np.where(segments == _PREFIX, places, places - first + num_shared)
-
-
-def _mask(segments: np.ndarray, dtype: torch.dtype) -> Tensor:
-    query, key = segments[:, :, None], segments[:, None, :]  # (B, T, 1), (B, 1, T)
-    is_seen = (query == key) | (key == _PREFIX)
+def _mask(blocks: np.ndarray, segments: np.ndarray, dtype: torch.dtype) -> Tensor:
+    """(B, T), (B, T) -> (B, 1, T, T)."""
+    is_seen = segments[:, :, None] == segments[:, None, :]
+    is_seen |= (segments == _PREFIX)[:, None, :]
+    is_seen &= blocks[:, :, None] == blocks[:, None, :]
     is_seen &= np.tri(segments.shape[1], dtype=bool)
     mask = torch.full(is_seen.shape, HIDDEN, dtype=dtype)
     return mask.masked_fill_(torch.from_numpy(is_seen), 0.0).unsqueeze(1)  # (B, 1, T, T)

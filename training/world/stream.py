@@ -27,7 +27,7 @@ from training.data.sampler import Pick, Sampler
 from training.data.stream import refuse_other_stream
 from training.world import questions
 from training.world.features import ClipFeatures, Shards
-from training.world.packing import QuestionEncoder, Row, collate, pack
+from training.world.packing import Block, QuestionEncoder, collate, pack, shared_rows
 from training.world.question import Question
 
 MIN_QUESTIONS = 2
@@ -191,7 +191,7 @@ class BatchMaker:
         rng = random.Random(f"outside {self.seed} {first.epoch} {first.slot}")
         if rng.random() < self.world.outside_share:
             asked = [questions.outside(rng) for _ in range(NUM_OUTSIDE)]
-            visits.append(_Visit(self.layout.row(asked, None), None, None))
+            visits.append(_Visit(self.layout.block(asked, None), None, None))
         return self.layout.batch(visits) if visits else EMPTY
 
     def _visit(self, pick: Pick) -> _Visit | None:
@@ -204,7 +204,7 @@ class BatchMaker:
             return None
         clip = _without(clip, dropped)
         receipt = self.layout.receipt(clip)
-        return _Visit(self.layout.row(asked, receipt.num_soft_tokens), clip, receipt)
+        return _Visit(self.layout.block(asked, receipt.num_soft_tokens), clip, receipt)
 
     def _drawn_drop(self, clip: ClipFeatures, rng: random.Random) -> StreamName | None:
         draw = rng.random()
@@ -233,7 +233,7 @@ class BatchMaker:
 
 
 class _Visit(NamedTuple):
-    row: Row
+    block: Block
     clip: ClipFeatures | None
     receipt: ClipReceipt | None
 
@@ -246,7 +246,7 @@ class _Layout:
         self._filler_id = processor.tokenizer.eos_token_id
         self._config, self._mask_dtype = config, mask_dtype
 
-    def row(self, asked: Sequence[Question], num_soft_tokens: int | None) -> Row:
+    def block(self, asked: Sequence[Question], num_soft_tokens: int | None) -> Block:
         prompts: list[EncodedPrompt] = [self._encode(question, num_soft_tokens) for question in asked]
         return pack(prompts, placeholder_token_id=self._encode.placeholder_token_id)
 
@@ -271,11 +271,14 @@ class _Layout:
         )
 
     def batch(self, visits: Sequence[_Visit]) -> TrainingBatch:
-        rows = [visit.row for visit in visits]
+        """Clips stand in the order of their placeholders: row after row."""
+        rows = [[visits[place] for place in row] for row in shared_rows([len(visit.block) for visit in visits])]
+        visits = [visit for row in rows for visit in row]
         clips = [visit.clip for visit in visits if visit.clip is not None]
-        data = collate(rows, filler_id=self._filler_id, dtype=self._mask_dtype)
+        blocks = [[visit.block for visit in row] for row in rows]
+        data = collate(blocks, filler_id=self._filler_id, dtype=self._mask_dtype)
         inputs = FavorInputs(data | self._media(clips) if clips else data)
-        inputs.receipts = tuple((visit.receipt,) if visit.receipt else () for visit in visits)
+        inputs.receipts = tuple(tuple(visit.receipt for visit in row if visit.receipt) for row in rows)
         return TrainingBatch(
             inputs,
             keys=tuple(str(visit.clip.seed) if visit.clip else "outside" for visit in visits),
