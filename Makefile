@@ -14,7 +14,7 @@ help:  ## list the targets
 install:  ## set up .venv (cpu or cuda, found by itself; ./install.sh --help says more)
 	@./install.sh
 
-demo: install  ## ask the embedded model about a clip made on the spot
+demo: install  ## ask the embedded model three questions about a clip with sound
 	@$(PYTHON) -m serving.demo
 
 serve: install  ## start the OpenAI-compatible server

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from favor import presets
 from favor.errors import ConfigurationError, FavorError
 from favor.messages import AudioPart, ImagePart, MediaPart, VideoPart
 
@@ -57,8 +58,8 @@ def ask(options: argparse.Namespace) -> None:
     for piece in chat.stream(prepared, decoding):
         print(piece.text, end="", flush=True)
     print()
-    if chat.name == "tiny":
-        print("note: the model 'tiny' has random weights; its words mean nothing.", file=sys.stderr)
+    if options.model in presets.names() and presets.describe(options.model).has_random_weights:
+        print(f"note: the model {chat.name!r} has random weights; its words mean nothing.", file=sys.stderr)
 
 
 def inspect(options: argparse.Namespace) -> None:
@@ -99,8 +100,6 @@ def _contradiction(given: str, *, allowed: str) -> ConfigurationError:
 
 
 def _reader(options: argparse.Namespace) -> ClipReader:
-    from favor import presets
-
     if Path(options.model).is_dir() and options.model not in presets.names():
         from favor.checkpoint import load_processor
 
@@ -132,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
 
     clip = argparse.ArgumentParser(add_help=False)
     clip.add_argument("clip", metavar="CLIP", help="a video, image or sound file")
-    clip.add_argument("--model", default="tiny", help="preset or model folder (default: %(default)s)")
+    clip.add_argument("--model", default=presets.DEFAULT, help="preset or model folder (default: %(default)s)")
     clip.add_argument("--sound", metavar="FILE", help="a sound file that replaces the clip's own sound")
     clip.add_argument("--no-audio", action="store_true", help="leave the sound of the video out")
     clip.add_argument("--max-seconds", type=float, help="longest clip (default: the model's own, mostly 300)")

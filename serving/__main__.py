@@ -1,6 +1,6 @@
 """``python -m serving``: an OpenAI-compatible server for one model.
 
-    python -m serving --model tiny --port 8000
+    python -m serving --port 8000
     curl http://127.0.0.1:8000/v1/models
 
 Logs go to stderr. The one line on stdout says where the server listens, once it does.

@@ -1,8 +1,10 @@
-"""``python -m serving.demo``: one question about a clip made on the spot, asked over HTTP as any client would.
+"""``python -m serving.demo``: three questions about a clip with sound, asked over HTTP as any client would.
 
-Makes a clip of four seconds (a red square crosses a blue field, a beep sounds at 2 s), starts the real server as a
-process of its own, asks it with the official client, prints question, answer and receipt, and stops the server. The
-last line of stdout is one JSON document with all of it.
+Starts the real server as a process of its own, asks it with the official client, prints questions and answers as they
+come and the receipt, and stops the server. The last line of stdout is one JSON document with all of it.
+
+The clip is ``demo_clip.mp4``, written by ``python -m training showcase``. What happens in it is printed first, so that
+anybody can judge the answers.
 """
 
 from __future__ import annotations
@@ -20,25 +22,30 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import IO, cast
+from pathlib import Path
+from typing import IO, Any, cast
 
-import numpy as np
 import openai
 from openai.types.chat import ChatCompletionMessageParam
 
+from favor import presets
 from favor.errors import FavorError
-from favor.media import SAMPLE_RATE_HZ, write_clip
 
-MODEL = "tiny"
-QUESTION = "Where is the red square when the beep sounds?"
+MODEL = presets.DEFAULT
+CLIP = Path(__file__).with_name("demo_clip.mp4")
+HAPPENS = (
+    "red circle moves right, bell with red circle, whistle, blue square flashes, drum with yellow triangle, "
+    "hiss with blue square"
+)
+QUESTIONS = (
+    "Which thing makes the drum sound?",
+    "What sound does the red circle make?",
+    "What happens right after the whistle?",
+)
 MAX_TOKENS = 32
 START_LIMIT_S = 300
 ANSWER_LIMIT_S = 300
 LOG_TAIL_LINES = 20
-
-CLIP_S = 4
-FPS = 25
-BEEP_S = (2.0, 2.5)
 
 
 class DemoError(Exception):
@@ -46,27 +53,33 @@ class DemoError(Exception):
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What the last line says; ``seconds`` run from the question to the last word."""
+class Answer:
+    """One answer; seconds run from the question to its first and to its last word."""
 
-    model: str
     question: str
     answer: str
-    media_report: list[dict[str, object]]
-    usage: dict[str, object]
+    first_token_s: float
     seconds: float
+    usage: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the last line says; the report is the same for all answers."""
+
+    model: str
+    answers: list[Answer]
+    media_report: list[dict[str, Any]]
 
 
 def main() -> int:
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="replace")
     try:
-        clip = make_clip()
-        print(
-            f"Made a clip of {CLIP_S} s ({len(clip):,} bytes): a red square crosses a blue field, a beep sounds at 2 s."
-        )
+        clip = CLIP.read_bytes()
+        print(f"{CLIP.name} ({len(clip):,} bytes) shows and sounds: {HAPPENS}.")
         key = secrets.token_urlsafe(16)
         with running_server(key) as address:
-            print(f"Started a server with the model {MODEL} on {address}.\n")
+            print(f"Started a server with the model {MODEL} on {address}.")
             outcome = ask(address, key, clip)
     except (DemoError, FavorError, OSError) as error:
         print(f"\nThe demo failed: {error}", file=sys.stderr)
@@ -74,30 +87,6 @@ def main() -> int:
     show(outcome)
     print(json.dumps(asdict(outcome)))
     return 0
-
-
-def make_clip() -> bytes:
-    """An mp4 with picture and sound."""
-    target = io.BytesIO()
-    write_clip(target, frames=_frames(), fps=FPS, waveform=_waveform())
-    return target.getvalue()
-
-
-def _frames() -> np.ndarray:
-    """(F, H, W, 3) uint8: a red square goes from left to right at an even pace."""
-    frames = np.zeros((CLIP_S * FPS, 180, 320, 3), dtype=np.uint8)
-    frames[..., 2] = 200
-    for index, frame in enumerate(frames):
-        left = round((320 - 40) * index / (len(frames) - 1))
-        frame[70:110, left : left + 40] = (220, 20, 20)
-    return frames
-
-
-def _waveform() -> np.ndarray:
-    """(S,) float32: silence with one beep of 440 Hz."""
-    times_s = np.arange(CLIP_S * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
-    is_beep = (times_s >= BEEP_S[0]) & (times_s < BEEP_S[1])
-    return (0.5 * np.sin(2 * np.pi * 440 * times_s) * is_beep).astype(np.float32)
 
 
 @contextmanager
@@ -146,74 +135,73 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 
 def ask(address: str, key: str, clip: bytes) -> Outcome:
-    """Ask the one question, printing the answer as it comes."""
-    print(f"Question  {QUESTION}\nAnswer    ", end="", flush=True)
-    started = time.monotonic()
+    """Ask every question, printing the answers as they come."""
     try:
         with openai.DefaultHttpxClient(trust_env=False) as http:
             client = openai.OpenAI(
                 base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=ANSWER_LIMIT_S, http_client=http
             )
-            return _read_answer(client, clip, started)
+            answers, reports = zip(*(_read_answer(client, clip, question) for question in QUESTIONS))
+            return Outcome(MODEL, list(answers), reports[-1])
     except openai.OpenAIError as error:
         raise DemoError(f"the server gave no answer: {error}") from error
 
 
-def _read_answer(client: openai.OpenAI, clip: bytes, started: float) -> Outcome:
+def _read_answer(client: openai.OpenAI, clip: bytes, question: str) -> tuple[Answer, list[dict[str, Any]]]:
+    """The answer, printed as it comes, and what the server says it saw and heard."""
+    print(f"\nQuestion  {question}\nAnswer    ", end="", flush=True)
     answer = ""
-    report: list[dict[str, object]] = []
+    first_token_s: float | None = None
+    report: list[dict[str, Any]] = []
     usage: dict[str, object] = {}
+    started = time.monotonic()
     stream = client.chat.completions.create(
         model=MODEL,
-        messages=_conversation(clip),
+        messages=_conversation(clip, question),
         max_completion_tokens=MAX_TOKENS,
         stream=True,
         stream_options={"include_usage": True},
     )
     for chunk in stream:
         piece = "".join(choice.delta.content or "" for choice in chunk.choices)
+        if piece and first_token_s is None:
+            first_token_s = time.monotonic() - started
         print(_printable(piece), end="", flush=True)
         answer += piece
         report = getattr(chunk, "media_report", None) or report
         usage = chunk.usage.to_dict() if chunk.usage else usage
-    return Outcome(MODEL, QUESTION, answer, report, usage, round(time.monotonic() - started, 3))
+    seconds = time.monotonic() - started
+    first_token_s = seconds if first_token_s is None else first_token_s
+    print(f"\n          first word after {first_token_s:.2f} s, all after {seconds:.2f} s")
+    return Answer(question, answer, round(first_token_s, 3), round(seconds, 3), usage), report
 
 
-def _conversation(clip: bytes) -> list[ChatCompletionMessageParam]:
+def _conversation(clip: bytes, question: str) -> list[ChatCompletionMessageParam]:
     """The request's messages; ``video_url`` is an extension that the client's types do not know."""
     uri = f"data:video/mp4;base64,{base64.b64encode(clip).decode()}"
-    content = [{"type": "video_url", "video_url": {"url": uri}}, {"type": "text", "text": QUESTION}]
+    content = [{"type": "video_url", "video_url": {"url": uri}}, {"type": "text", "text": question}]
     return cast("list[ChatCompletionMessageParam]", [{"role": "user", "content": content}])
 
 
 def show(outcome: Outcome) -> None:
-    """The receipt and the cost as a table."""
-    print(f"\n\n{MODEL} has random weights, so its words mean nothing yet; what is real is the path they took.\n")
-    print("What the model was given")
+    """What the model was given, and what its words are worth."""
     for receipt in outcome.media_report:
-        _print_table(receipt)
-    print(f"\nWhat it cost ({outcome.seconds} s)")
-    _print_table(outcome.usage)
+        print(f"\nReceipt   {_one_line(receipt)}")
+    if presets.describe(MODEL).has_random_weights:
+        print(f"\n{MODEL} has random weights, so its words mean nothing yet; what is real is the path they took.")
     print()
 
 
-def _print_table(record: dict[str, object]) -> None:
-    rows = list(_rows(record))
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        print(f"  {name:<{width}}  {value}")
-
-
-def _rows(record: dict[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """A nested record as lines: names joined by dots, long lists shortened."""
-    for name, value in record.items():
-        if isinstance(value, dict):
-            yield from _rows(value, f"{prefix}{name}.")
-        elif isinstance(value, list):
-            shown = [str(item) for item in value]
-            yield prefix + name, ", ".join(shown if len(shown) <= 8 else [*shown[:4], "...", shown[-1]]) or "nothing"
-        else:
-            yield prefix + name, "none" if value is None else str(value)
+def _one_line(receipt: dict[str, Any]) -> str:
+    video, audio = receipt["video"], receipt["audio"]
+    return "; ".join(
+        (
+            f"saw {video['num_frames']} frames ({video['codec']}, {video['width']} x {video['height']})",
+            f"heard {audio['seconds']} s ({audio['codec']}, {audio['sample_rate_hz']} Hz)",
+            f"read {receipt['num_windows']} windows as {receipt['num_soft_tokens']} soft tokens",
+            f"skipped {', '.join(receipt['skipped']) or 'nothing'}",
+        )
+    )
 
 
 def _printable(text: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from favor import presets
+
 MIB = 2**20
 
 
@@ -25,7 +27,7 @@ class Settings:
         drain_s: time running answers get when the server is told to stop.
     """
 
-    model: str = "tiny"
+    model: str = presets.DEFAULT
     engine: str = "local"
     host: str = "127.0.0.1"
     port: int = 8000

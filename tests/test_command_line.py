@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from favor import presets
 from favor.__main__ import main
 from favor.chat import Chat
 from favor.decoding import Decoding
@@ -38,8 +39,9 @@ def media(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(media, capsys, monkeypatch):
-    """Runs a command where the clips lie; gives (status, stdout, stderr)."""
+    """Runs a command where the clips lie, by default with ``tiny``; gives (status, stdout, stderr)."""
     monkeypatch.chdir(media)
+    monkeypatch.setattr(presets, "DEFAULT", "tiny")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # answers are compared to the CPU's
 
     def run_it(*arguments: str) -> tuple[int, str, str]:
@@ -308,7 +310,7 @@ def program(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_program_answers(tiny, media):
-    done = program("ask", "clip.mp4", "What happens?", "--max-tokens", "9", folder=media)
+    done = program("ask", "clip.mp4", "What happens?", "--max-tokens", "9", "--model", "tiny", folder=media)
     question = [user(VideoPart(small_media.video(2.0)), "What happens?")]
     assert done.stdout == Chat("tiny", *tiny).answer(question, Decoding(max_new_tokens=9)) + "\n"
     assert (done.returncode, done.stderr) == (0, NOTE)
@@ -322,7 +324,7 @@ def test_the_program_refuses_in_one_line(tmp_path):
 
 
 def test_the_program_ends_quietly_when_nobody_reads_on(media):
-    command = [sys.executable, "-m", "favor", "ask", "clip.mp4", "What?", "--max-tokens", "500"]
+    command = [sys.executable, "-m", "favor", "ask", "clip.mp4", "What?", "--max-tokens", "500", "--model", "tiny"]
     with subprocess.Popen(
         command, cwd=media, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

@@ -42,7 +42,7 @@ QUESTION = [user(VideoPart(small_media.video(6.0)), "What happens?")]
 
 
 def test_the_presets_are_listed():
-    assert presets.names() == ["favor-13b", "favor-7b", "tiny"]
+    assert presets.names() == ["favor-13b", "favor-7b", "favor-mini", "tiny"]
 
 
 @pytest.mark.parametrize("name", presets.names())

@@ -13,13 +13,17 @@ import difflib
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 
-from favor.configuration import FavorConfig
 from favor.errors import ConfigurationError
+
+if TYPE_CHECKING:  # the names are wanted where nothing heavy is loaded: a command's --help, a server that only echoes
+    from favor.configuration import FavorConfig
+
+DEFAULT = "tiny"
+"""The model that answers where none is named."""
 
 _FOLDER = Path(__file__).parent
 
@@ -45,6 +49,11 @@ class Preset:
     seed: int = 0
     is_trained: bool = False
     processor: dict[str, Any] | None = None
+
+    @property
+    def has_random_weights(self) -> bool:
+        """Do its words mean nothing?"""
+        return not (self.is_trained or self.weights)
 
 
 def names() -> list[str]:
@@ -81,6 +90,8 @@ def describe(name: str) -> Preset:
 
 def config(name: str) -> FavorConfig:
     """The preset's configuration."""
+    from favor.configuration import FavorConfig
+
     return FavorConfig(**describe(name).config)
 
 
@@ -88,6 +99,8 @@ def build(name: str) -> tuple[Any, Any]:
     """Model (evaluation mode, CPU) and processor of a preset."""
     preset = describe(name)
     if preset.is_trained:
+        import torch
+
         from favor.checkpoint import load_folder
 
         return load_folder(_FOLDER / name, dtype=torch.float32)
