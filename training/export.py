@@ -39,7 +39,7 @@ def merge(source: str | Path, out: str | Path) -> Path:
     """
     with _writing(Path(out)) as folder:
         model, processor = trained_model(source)
-        _merge_llm(model)
+        merge_llm(model)
         _write(model, processor, folder)
     return Path(out)
 
@@ -57,7 +57,7 @@ def export(source: str | Path, out: str | Path, *, llm: LlmForm = "merged") -> P
     with _writing(Path(out)) as folder:
         model, processor = trained_model(source)
         if llm == "merged":
-            _merge_llm(model)
+            merge_llm(model)
         _write(model, processor, folder)
         if model.config.lora_config is not None:
             _write_adapter(model, folder / "llm" / "adapter")
@@ -138,7 +138,8 @@ def _no_run(source: Path) -> CheckpointError:
     )
 
 
-def _merge_llm(model: FavorForConditionalGeneration) -> None:
+def merge_llm(model: FavorForConditionalGeneration) -> None:
+    """Merge LoRA into the language model, for good."""
     merge_lora(model.language_model)
     model.config.lora_config = None
 

@@ -4,13 +4,14 @@ A head is thrown away afterwards. Each lays down what the encoder's output must 
 under them, most queries know the whole frame (without that the connector did not start to learn at all), the last
 queries spell the sign, and sound vectors name the sound and the word of their 20 ms.
 
-Shapes: F frames, P patches, Q image queries, C object classes (24), B pieces of sound, T sound vectors.
+Shapes: F frames, P patches, Q image queries, B pieces of sound, T sound vectors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,13 +20,76 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from favor.encoders import InstructBlipEncoder, WhisperAudioEncoder
 from training.world import vocabulary
-from training.world.picture import NO_OBJECT, PictureLabels
+from training.world.picture import BLANK, NO_OBJECT, PictureLabels
 
-NUM_SET_TRAITS = 3
-"""Of every object class: present, flashing, big."""
-
-_PRESENT_WEIGHT, _PATCH_WEIGHT, _CHARACTER_WEIGHT, _PLACE_WEIGHT = 10.0, 1.0, 1.0, 5.0
+_SHAPE_WEIGHT, _FLASH_WEIGHT, _SIZE_WEIGHT, _PLACE_WEIGHT = 1.0, 2.0, 0.5, 2.0
 _SILENCE_WEIGHT = 0.5
+
+_NUM_COLOURS, _NUM_SHAPES = len(vocabulary.COLOURS), len(vocabulary.SHAPES)
+
+
+class SetTarget(NamedTuple):
+    """What a frame shows, colour by colour: no two things of a scene share one. All (F, 6), places (F, 6, 2).
+
+    ``shape`` counts only where ``present``, and so do ``flashing``, ``big`` and ``places``.
+    """
+
+    present: Tensor
+    shape: Tensor
+    flashing: Tensor
+    big: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, labels: PictureLabels) -> SetTarget:
+        present, flashing, big = (
+            torch.from_numpy(each).unflatten(1, (_NUM_COLOURS, _NUM_SHAPES))
+            for each in (labels.present, labels.flashing, labels.big)
+        )  # (F, 6, 4)
+        places = torch.from_numpy(labels.places).unflatten(1, (_NUM_COLOURS, _NUM_SHAPES)).sum(2)
+        shape = present.int().argmax(2)
+        return cls(present.any(2), shape.long(), flashing.any(2), big.any(2), places)
+
+
+class SetHead(nn.Module):
+    """Reads everything that a frame shows off every single token."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.widths = (1, _NUM_SHAPES, 1, 1, 2)  # present, shape, flashing, big, place
+        self.output = nn.Linear(width, _NUM_COLOURS * sum(self.widths))
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """(F, Q, width) to present (F, Q, 6), shape (F, Q, 6, 4), flashing, big (F, Q, 6), places (F, Q, 6, 2)."""
+        found = self.output(tokens).float().unflatten(-1, (_NUM_COLOURS, -1)).split(self.widths, dim=-1)
+        return tuple(each.squeeze(-1) if each.shape[-1] == 1 else each for each in found)
+
+    def loss(self, tokens: Tensor, target: SetTarget) -> Tensor:
+        """Scalar: a mean over frames and tokens."""
+        present, shape, flashing, big, places = self(tokens)
+        number = tokens.shape[1]
+        is_there = target.present[:, None].expand_as(present)
+
+        def where_present(each: Tensor) -> Tensor:
+            return (each * is_there).sum() / is_there.sum().clamp(min=1)
+
+        def expanded(each: Tensor) -> Tensor:
+            return each[:, None].expand(-1, number, *each.shape[1:])
+
+        presence = binary_cross_entropy_with_logits(present, is_there.float())
+        of_shape = cross_entropy(shape.flatten(0, 2), expanded(target.shape).flatten(), reduction="none")
+        flash, size = (
+            binary_cross_entropy_with_logits(found, expanded(wanted).float(), reduction="none")
+            for found, wanted in ((flashing, target.flashing), (big, target.big))
+        )
+        place = (places - expanded(target.places)).abs().sum(-1)
+        return (
+            2 * presence
+            + _SHAPE_WEIGHT * where_present(of_shape.view_as(present))
+            + _FLASH_WEIGHT * where_present(flash)
+            + _SIZE_WEIGHT * where_present(size)
+            + _PLACE_WEIGHT * where_present(place)
+        )
 
 
 class PictureHeads(nn.Module):
@@ -37,72 +101,65 @@ class PictureHeads(nn.Module):
         patch_width = vision.vit.model.config.hidden_size
         width = vision.query_tokens.shape[-1]
         self.num_set_queries = vision.query_tokens.shape[1] - vocabulary.MAX_PRINTED_CHARACTERS
-        self.patches = nn.Linear(patch_width, NO_OBJECT + 2)
-        self.sets = nn.Linear(width, NO_OBJECT * (NUM_SET_TRAITS + 2))
+        self.patches = nn.Linear(patch_width, _NUM_COLOURS + 1 + _NUM_SHAPES + 1 + 1)
+        self.patch_sets = SetHead(patch_width)
+        self.query_sets = SetHead(width)
         self.characters = nn.Linear(width, len(vocabulary.PRINTED_CHARACTERS) + 1)
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Read frames.
-
-        Args:
-            frames: (F, 3, size, size) normalised.
-
-        Returns:
-            patches (F, P, C + 2), the last column flashing; sets (F, Q', C, 3); places (F, Q', C, 2); characters
-            (F, 5, 37).
-        """
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Patches (F, P, patch width), queries that know the frame (F, Q', width), queries that spell (F, 5, width)."""
         patches = self.vision.vit(frames)  # (F, 1 + P, width)
         nothing = torch.zeros(len(frames), 0, dtype=torch.long, device=frames.device)
         queries = self.vision.read(patches, nothing, nothing)  # (F, Q, width)
-        sets = self.sets(queries[:, : self.num_set_queries]).unflatten(-1, (NO_OBJECT, NUM_SET_TRAITS + 2))
-        characters = self.characters(queries[:, self.num_set_queries :])
-        return self.patches(patches[:, 1:]), sets[..., :NUM_SET_TRAITS], sets[..., NUM_SET_TRAITS:], characters
+        return patches[:, 1:], queries[:, : self.num_set_queries], queries[:, self.num_set_queries :]
 
     def loss(self, frames: Tensor, labels: PictureLabels) -> Tensor:
         """Scalar."""
-        patches, sets, places, characters = (each.float() for each in self(frames))
-        of_patch = torch.from_numpy(labels.patch_class).flatten()
-        flashing = torch.from_numpy(labels.patch_flashing).flatten().float()
-        patch_loss = cross_entropy(patches[..., :-1].flatten(0, 1), of_patch)
-        patch_loss = patch_loss + binary_cross_entropy_with_logits(patches[..., -1].flatten(), flashing)
-        target, present = _set_target(labels), torch.from_numpy(labels.present)
-        asked = torch.ones_like(target)
-        asked[..., 2] = present.float()  # size is asked only of what is there
-        bce = binary_cross_entropy_with_logits(sets, target[:, None].expand_as(sets), reduction="none")
-        set_loss = (bce * asked[:, None]).mean()
-        off = (places - torch.from_numpy(labels.places)[:, None]).abs().sum(-1)  # (F, Q', C)
-        place_loss = (off * present[:, None]).sum() / (present.sum() * places.shape[1]).clamp(min=1)
+        patches, queries, spelling = self(frames)
+        target = SetTarget.of(labels)
+        sets = self.query_sets.loss(queries, target) + 0.5 * self.patch_sets.loss(patches, target)
         letters = torch.from_numpy(labels.characters)
-        spelt = cross_entropy(characters.flatten(0, 1), letters.flatten(), reduction="none").view_as(letters)
-        has_sign = (letters < len(vocabulary.PRINTED_CHARACTERS)).any(dim=1)
-        character_loss = (spelt * torch.where(has_sign, 1.0, 0.1)[:, None]).mean()
+        spelt = cross_entropy(self.characters(spelling).float().flatten(0, 1), letters.flatten(), reduction="none")
+        has_sign = (letters < BLANK).any(dim=1)
+        characters = (spelt.view_as(letters) * torch.where(has_sign, 1.0, 0.1)[:, None]).mean()
+        return sets + self._patch_loss(patches, labels) + 2 * characters
+
+    def _patch_loss(self, patches: Tensor, labels: PictureLabels) -> Tensor:
+        of_colour, of_shape, flashing = self.patches(patches).float().split((_NUM_COLOURS + 1, _NUM_SHAPES + 1, 1), -1)
+        classes = torch.from_numpy(labels.patch_class)
+        is_thing = classes < NO_OBJECT
+        colour = torch.where(is_thing, classes // _NUM_SHAPES, _NUM_COLOURS)
+        shape = torch.where(is_thing, classes % _NUM_SHAPES, _NUM_SHAPES)
+        wanted = torch.from_numpy(labels.patch_flashing).float()
         return (
-            _PATCH_WEIGHT * patch_loss
-            + _PRESENT_WEIGHT * set_loss
-            + _PLACE_WEIGHT * place_loss
-            + _CHARACTER_WEIGHT * character_loss
+            cross_entropy(of_colour.flatten(0, 1), colour.flatten())
+            + cross_entropy(of_shape.flatten(0, 1), shape.flatten())
+            + binary_cross_entropy_with_logits(flashing.squeeze(-1), wanted)
         )
 
     @torch.no_grad()
     def scores(self, frames: Tensor, labels: PictureLabels) -> dict[str, float]:
-        """Shares read exactly right, of one query chosen by nothing (the first) and of the characters."""
-        patches, sets, places, characters = (each.float() for each in self(frames))
-        found, target = sets[:, 0] > 0, _set_target(labels) > 0.5
-        present = target[..., 0]
+        """Shares read exactly right off one query (the first), and off the spelling ones."""
+        _, queries, spelling = self(frames)
+        target = SetTarget.of(labels)
+        present, shape, flashing, big, places = (each[:, 0] for each in self.query_sets(queries))
+        there = target.present
         letters = torch.from_numpy(labels.characters)
-        has_sign = (letters < len(vocabulary.PRINTED_CHARACTERS)).any(dim=1)
-        right_sign = (characters.argmax(-1) == letters).all(dim=1)
-        off = (places[:, 0] - torch.from_numpy(labels.places)).norm(dim=-1)
-        right_patch = patches[..., :-1].argmax(-1) == torch.from_numpy(labels.patch_class)
+        has_sign = (letters < BLANK).any(dim=1)
+        right_sign = (self.characters(spelling).argmax(-1) == letters).all(dim=1)
+        right_set = (present > 0) == there
+        right_shape = shape.argmax(-1) == target.shape
+        right_flash = (flashing > 0) == target.flashing
         return {
-            "patch": float(right_patch[torch.from_numpy(labels.patch_class) < NO_OBJECT].float().mean()),
-            "objects": float((found[..., 0] == present).all(dim=1).float().mean()),
-            "flashing": float((found[..., 1] == target[..., 1]).all(dim=1).float().mean()),
-            "flash_seen": float(found[..., 1][target[..., 1]].float().mean()),
-            "size": float((found[..., 2] == target[..., 2])[present].float().mean()),
-            "place_error": float(off[present].mean()),
-            "sign": float(right_sign[has_sign].float().mean()),
-            "no_sign": float(right_sign[~has_sign].float().mean()),
+            "colours": _share(right_set.all(1)),
+            "objects": _share((right_set & (right_shape | ~there)).all(1)),
+            "shape": _share(right_shape[there]),
+            "flashing": _share(right_flash[there]),
+            "flash_seen": _share((flashing > 0)[target.flashing]),
+            "size": _share(((big > 0) == target.big)[there]),
+            "place_error": _share((places - target.places).norm(dim=-1)[there]),
+            "sign": _share(right_sign[has_sign]),
+            "no_sign": _share(right_sign[~has_sign]),
         }
 
 
@@ -155,10 +212,8 @@ def join(labels: Sequence[PictureLabels]) -> PictureLabels:
     return PictureLabels(*columns)
 
 
-def _set_target(labels: PictureLabels) -> Tensor:
-    """(F, C, 3) float: present, flashing, big."""
-    traits = (labels.present, labels.flashing, labels.big)
-    return torch.stack([torch.from_numpy(each) for each in traits], dim=-1).float()
+def _share(values: Tensor) -> float:
+    return float(values.float().mean())
 
 
 def _runs(classes: list[int], *, nothing: int, shortest: int) -> list[int]:

@@ -139,6 +139,7 @@ def _teacher(
                 config._attn_implementation = "eager"
     if recipe.part == "vision":
         model.vision.unfreeze()
+        torch.nn.init.normal_(model.vision.vit.model.embeddings.position_embedding, std=POSITION_STD)
         size = model.config.vision_config.image_size
         return PictureHeads(model.vision).train(), lambda split, step, number: frames_and_labels(
             processor, split=split, seed=recipe.seed, step=step, number=number, size=size
@@ -151,6 +152,9 @@ def _teacher(
         processor, pools[split], seed=recipe.seed, step=step, number=number, seconds=seconds
     )
 
+
+POSITION_STD = 0.4
+"""Of the picture's position table at the start: as large as the patches, else places and shapes are learnt late."""
 
 POSITION_SCALE = 0.3
 """Whisper's sinusoids begin as large as its sounds; a small encoder starts faster with quieter ones."""
