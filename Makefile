@@ -2,11 +2,12 @@
 
 PYTHON := .venv/bin/python
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+SEED ?= 1
 # No test may reach a model hub; threads beyond the cores, or one pool inside another, only slow a small machine down.
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(CORES)}
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-media test-training check bench clean
+.PHONY: help install demo serve test test-media test-training eval-mini check bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -29,6 +30,9 @@ test-media: install  ## run the container matrix over sample files, fetched firs
 test-training:  ## run the long training tests too: two processes, DeepSpeed ZeRO-1/2/3, killed and resumed
 	@./install.sh train
 	$(TEST_ENV) $(PYTHON) -m pytest -m "slow or not slow" tests/training
+
+eval-mini: install  ## ask favor-mini about clips it never met, and compare with its model card (SEED=1)
+	@$(PYTHON) -m training examine favor-mini --seed $(SEED) --against favor/presets/favor-mini/scores.json
 
 check: install  ## lint, format and types
 	$(PYTHON) -m ruff check .

@@ -176,7 +176,8 @@ class FavorProcessor(ProcessorMixin):
             all_receipts, media = self._find(parts, instructions, features, progress)
         rest = iter(all_receipts)
         receipts = tuple(tuple(islice(rest, len(clips_of(chat)))) for chat in turns)
-        prompts = [self._encode(chat, receipt) for chat, receipt in zip(turns, receipts, strict=True)]
+        soft_tokens = [[receipt.num_soft_tokens for receipt in some] for some in receipts]
+        prompts = [self._encode(chat, numbers) for chat, numbers in zip(turns, soft_tokens, strict=True)]
         data = self._pad(prompts, has_labels=answer is not None)
         if parts:
             data |= media | self.instruction_tensors(instructions)
@@ -235,13 +236,13 @@ class FavorProcessor(ProcessorMixin):
         ]
         return [clip.receipt for clip in found], pack(found)
 
-    def _encode(self, turns: Sequence[Message], receipts: Sequence[ClipReceipt]) -> EncodedPrompt:
+    def _encode(self, turns: Sequence[Message], soft_tokens: Sequence[int]) -> EncodedPrompt:
         pieces = pieces_of(turns, self.tokenizer, prompt_format=self.prompt_format)
         return encode(
             pieces,
             self.tokenizer,
             placeholder_token_id=self.placeholder_token_id,
-            soft_tokens_per_clip=[receipt.num_soft_tokens for receipt in receipts],
+            soft_tokens_per_clip=soft_tokens,
         )
 
     def _pad(self, prompts: Sequence[EncodedPrompt], *, has_labels: bool) -> dict[str, torch.Tensor]:
@@ -260,6 +261,17 @@ class FavorProcessor(ProcessorMixin):
         if not has_labels:
             del rows["labels"]
         return {name: torch.tensor(values) for name, values in rows.items()}
+
+    def prompt_tensors(
+        self, chats: Sequence[Sequence[Message]], soft_tokens: Sequence[Sequence[int]]
+    ) -> dict[str, torch.Tensor]:
+        """``input_ids`` and ``attention_mask`` as calling this gives them, for clips that were read before.
+
+        Args:
+            chats: conversations; nothing is read of their clips. soft_tokens: of each one's clips, how many each takes.
+        """
+        prompts = [self._encode(normalise(chat), numbers) for chat, numbers in zip(chats, soft_tokens, strict=True)]
+        return self._pad(prompts, has_labels=False)
 
     def clip_tensors(self, clips: Sequence[Clip]) -> dict[str, torch.Tensor]:
         """The encoders' inputs of some clips, named and shaped as in the table above."""
