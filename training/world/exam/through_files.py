@@ -21,6 +21,8 @@ from training.world.scene import Scene
 from .answering import conversation, greedily
 from .paper import Paper
 
+_QUESTIONS_PER_FILE = 2  # the processor reads a clip again for every conversation
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -46,7 +48,7 @@ def ask_through_files(
     *,
     num_clips: int,
 ) -> Agreement:
-    """Write some clips, of every kind in turn, and ask all that the paper asks about them.
+    """Write some clips, of every kind in turn, and ask a part of what the paper asks about them.
 
     Args:
         answers: to all items, under the condition ``both``.
@@ -56,7 +58,7 @@ def ask_through_files(
     texts: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         for clip in chosen:
-            items = [number for number, item in enumerate(paper.items) if item.clip == clip]
+            items = [number for number, item in enumerate(paper.items) if item.clip == clip][:_QUESTIONS_PER_FILE]
             part = _part(paper.clips[clip].scene, Path(folder), f"clip-{clip}")
             inputs = processor([conversation(paper.items[number].question, part) for number in items])
             written = greedily(model, processor)(**inputs.to(model.device))
