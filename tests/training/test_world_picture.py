@@ -145,7 +145,17 @@ def test_labels_have_the_promised_shapes_and_types():
         "characters": ((8, 5), "int64"),
         "patch_class": ((8, 16), "int64"),
         "patch_flashing": ((8, 16), "bool"),
+        "patch_characters": ((8, 16, 2), "int64"),
     }
+
+
+def test_half_patches_name_the_character_across_them():
+    sign = Sign("milk", Span(0.0, 9.0), x=0.5, y=0.125)
+    labels = label(Scene(1, "video", 4.0, signs=(sign,)), [0.5])
+    blank = len(PRINTED_CHARACTERS)
+    row = "".join("_" if number == blank else PRINTED_CHARACTERS[number] for number in labels.patch_characters[0].ravel())
+    assert row[8:] == "_" * 24
+    assert "".join(dict.fromkeys(row[:8].replace("_", ""))) == "milk"
 
 
 def test_characters_stand_at_the_left_while_the_sign_is_shown():

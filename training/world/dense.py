@@ -9,6 +9,7 @@ Shapes: F frames, P patches, Q image queries, B pieces of sound, T sound vectors
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from favor.encoders import InstructBlipEncoder, WhisperAudioEncoder
 from training.world import vocabulary
-from training.world.picture import BLANK, NO_OBJECT, PictureLabels
+from training.world.picture import BLANK, NO_OBJECT, PATCHES_PER_SIDE, PictureLabels
 
 _SHAPE_WEIGHT, _FLASH_WEIGHT, _SIZE_WEIGHT, _PLACE_WEIGHT = 1.0, 2.0, 0.5, 2.0
 _SILENCE_WEIGHT = 0.5
@@ -105,6 +106,7 @@ class PictureHeads(nn.Module):
         self.patch_sets = SetHead(patch_width)
         self.query_sets = SetHead(width)
         self.characters = nn.Linear(width, len(vocabulary.PRINTED_CHARACTERS) + 1)
+        self.patch_characters = nn.Linear(patch_width, 2 * (len(vocabulary.PRINTED_CHARACTERS) + 1))
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Patches (F, P, patch width), queries that know the frame (F, Q', width), queries that spell (F, 5, width)."""
@@ -125,14 +127,20 @@ class PictureHeads(nn.Module):
         return sets + self._patch_loss(patches, labels) + 2 * characters
 
     def _patch_loss(self, patches: Tensor, labels: PictureLabels) -> Tensor:
+        patches = _pooled(patches, side=PATCHES_PER_SIDE)
         of_colour, of_shape, flashing = self.patches(patches).float().split((_NUM_COLOURS + 1, _NUM_SHAPES + 1, 1), -1)
         classes = torch.from_numpy(labels.patch_class)
         is_thing = classes < NO_OBJECT
         colour = torch.where(is_thing, classes // _NUM_SHAPES, _NUM_COLOURS)
         shape = torch.where(is_thing, classes % _NUM_SHAPES, _NUM_SHAPES)
         wanted = torch.from_numpy(labels.patch_flashing).float()
+        letters = torch.from_numpy(labels.patch_characters)  # (F, P', 2)
+        spelt = self.patch_characters(patches).float().unflatten(-1, (2, -1))
+        of_letter = cross_entropy(spelt.flatten(0, 2), letters.flatten(), reduction="none").view_as(letters)
+        weight = torch.where(letters < BLANK, 1.0, 0.02)
         return (
-            cross_entropy(of_colour.flatten(0, 1), colour.flatten())
+            (of_letter * weight).sum() / weight.sum()
+            + cross_entropy(of_colour.flatten(0, 1), colour.flatten())
             + cross_entropy(of_shape.flatten(0, 1), shape.flatten())
             + binary_cross_entropy_with_logits(flashing.squeeze(-1), wanted)
         )
@@ -210,6 +218,15 @@ def join(labels: Sequence[PictureLabels]) -> PictureLabels:
     """The labels of several runs of frames as those of one."""
     columns = [np.concatenate([getattr(each, column.name) for each in labels]) for column in fields(PictureLabels)]
     return PictureLabels(*columns)
+
+
+def _pooled(patches: Tensor, *, side: int) -> Tensor:
+    """(F, P, width) to (F, side * side, width): the mean of every block of a finer grid of patches."""
+    per_side = math.isqrt(patches.shape[1])
+    if per_side == side:
+        return patches
+    grid = patches.unflatten(1, (side, per_side // side, side, per_side // side))
+    return grid.mean(dim=(2, 4)).flatten(1, 2)
 
 
 def _share(values: Tensor) -> float:

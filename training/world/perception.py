@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import string
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -170,11 +171,24 @@ def frames_and_labels(
     while sum(len(each) for each in frames) < number:
         kind = rng.choices(list(VISION_KINDS), list(VISION_KINDS.values()))[0]
         scene = scenes.make(rng.getrandbits(48), kind=kind, split=split)  # type: ignore[arg-type]
+        if split == "train":
+            scene = _with_other_signs(scene, rng)
         times = [0.0] if scene.is_still else [_telling_time(scene, rng) for _ in range(FRAMES_PER_SCENE)]
         frames.append(picture.draw(scene, times, size))
         labels.append(picture.label(scene, times))
     pixels = processor.image_processor(images=list(np.concatenate(frames)), do_resize=False, return_tensors="pt")
     return pixels["pixel_values"], join(labels)
+
+
+def _with_other_signs(scene: Scene, rng: random.Random) -> Scene:
+    """Every second sign says anything at all: read by characters, not recognised as one of a few words."""
+    signs = [sign if rng.random() < 0.5 else replace(sign, text=_any_text(rng)) for sign in scene.signs]
+    return replace(scene, signs=tuple(signs))
+
+
+def _any_text(rng: random.Random) -> str:
+    characters = rng.choice((string.digits, vocabulary.PRINTED_CHARACTERS))
+    return "".join(rng.choices(characters, k=rng.randint(1, vocabulary.MAX_PRINTED_CHARACTERS)))
 
 
 def _telling_time(scene: Scene, rng: random.Random) -> float:

@@ -95,6 +95,8 @@ class PictureLabels:
         patch_class: (F, 16) int64, the object that most is seen of in each patch of a 4x4 grid, row by row; NO_OBJECT
             where none is. What another thing or a sign hides is not seen.
         patch_flashing: (F, 16) bool, does that object wear its ring?
+        patch_characters: (F, 16, 2) int64, the sign's character across the left and the right half of each patch; BLANK
+            elsewhere.
     """
 
     present: np.ndarray
@@ -104,6 +106,7 @@ class PictureLabels:
     characters: np.ndarray
     patch_class: np.ndarray
     patch_flashing: np.ndarray
+    patch_characters: np.ndarray
 
 
 def draw(scene: Scene, times_s: Sequence[float] | np.ndarray, size: int, *, first_frame: int = 0) -> np.ndarray:
@@ -144,7 +147,16 @@ def label(scene: Scene, times_s: Sequence[float] | np.ndarray) -> PictureLabels:
         big[seen, classes] = thing.size == "big"
         places[seen, classes] = np.stack([track.x, track.y], axis=-1)[track.is_visible]
     patch_class, patch_flashing = _label_patches(scene, times, tracks)
-    return PictureLabels(present, flashing, big, places, _label_characters(scene, times), patch_class, patch_flashing)
+    return PictureLabels(
+        present,
+        flashing,
+        big,
+        places,
+        characters=_label_characters(scene, times),
+        patch_class=patch_class,
+        patch_flashing=patch_flashing,
+        patch_characters=_label_patch_characters(scene, times),
+    )
 
 
 @dataclass(frozen=True)
@@ -317,6 +329,20 @@ def _label_characters(scene: Scene, times: np.ndarray) -> np.ndarray:
         text = [PRINTED_CHARACTERS.index(character) for character in sign.text]
         characters[is_shown] = text + [BLANK] * (MAX_PRINTED_CHARACTERS - len(text))
     return characters
+
+
+def _label_patch_characters(scene: Scene, times: np.ndarray) -> np.ndarray:
+    """(F, 16, 2) int64, by the character under the middle of each half patch, in the rows that a sign reaches well."""
+    side = PATCHES_PER_SIDE
+    found = np.full((times.size, side, side, 2), BLANK)
+    halves = (np.arange(2 * side) + 0.5) / (2 * side)  # x of their middles
+    for sign, is_shown in _shown_signs(scene, times):
+        left, top, _, height = _plate(sign)
+        places = np.floor((halves - left) * _SIGN_UNITS / _ADVANCE).astype(int)
+        row = [PRINTED_CHARACTERS.index(sign.text[n]) if 0 <= n < len(sign.text) else BLANK for n in places]
+        is_reached = [min(top + height, (n + 1) / side) - max(top, n / side) > 0.25 / side for n in range(side)]
+        found[np.ix_(is_shown, is_reached)] = np.reshape(row, (side, 2))
+    return found.reshape(times.size, side * side, 2)
 
 
 def _label_patches(scene: Scene, times: np.ndarray, tracks: Sequence[_Track]) -> tuple[np.ndarray, np.ndarray]:
