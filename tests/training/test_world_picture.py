@@ -152,8 +152,7 @@ def test_labels_have_the_promised_shapes_and_types():
 def test_half_patches_name_the_character_across_them():
     sign = Sign("milk", Span(0.0, 9.0), x=0.5, y=0.125)
     labels = label(Scene(1, "video", 4.0, signs=(sign,)), [0.5])
-    blank = len(PRINTED_CHARACTERS)
-    row = "".join("_" if number == blank else PRINTED_CHARACTERS[number] for number in labels.patch_characters[0].ravel())
+    row = "".join((*PRINTED_CHARACTERS, "_")[number] for number in labels.patch_characters[0].ravel())
     assert row[8:] == "_" * 24
     assert "".join(dict.fromkeys(row[:8].replace("_", ""))) == "milk"
 
