@@ -32,7 +32,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, dr
 
 def _explicit(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, dropout: float) -> Tensor:
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # (B, H, Q, L)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+    if mask is not None:  # added, not filled in: the small mask is made once, and the backward pass has nothing to do
+        nothing = scores.new_zeros(())
+        scores = scores + torch.where(mask, nothing, nothing + torch.finfo(scores.dtype).min)
+    weights = scores.softmax(dim=-1)  # reckoned in float32, kept in bfloat16
     return (drop(weights, dropout) if dropout else weights) @ value

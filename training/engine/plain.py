@@ -30,7 +30,10 @@ class PlainEngine:
         if ranks.world_size > 1:
             self.runner = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, self.options), betas=self.options.betas, eps=self.options.eps
+            parameter_groups(self.model, self.options),
+            betas=self.options.betas,
+            eps=self.options.eps,
+            fused=ranks.device.type == "cpu" or None,  # PyTorch's own choice is fast on a GPU, and slow here
         )
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.options.precision == "fp16")
 
