@@ -24,6 +24,7 @@ COMMANDS = {
     "showcase": ("training.world.showcase", "write the demo's clip and the picture of it"),
     "publish": ("training.world.publish", "write what a run has learnt as a model folder, in bf16"),
     "examine": ("training.world.exam.command", "ask a model about clips of the generated world that it never met"),
+    "ablate": ("training.world.ablation.command", "compare small models that differ in one choice of the connector"),
     "cache": ("training.cache", "compute and keep the frozen encoders' features"),
     "plan": ("training.plan", "memory, steps and time of a recipe, without a GPU"),
     "merge": ("training.export", "merge LoRA into the language model"),

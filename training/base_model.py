@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedModel
 from favor import presets
 from favor.checkpoint import OWN_CODE_ONLY, load_folder, reading
 from favor.configuration import FavorConfig, LoraOptions
+from favor.connector import Connector
 from favor.errors import ConfigurationError
 from favor.lora import add_lora, merge_lora
 from favor.modeling import FavorForConditionalGeneration
@@ -64,6 +65,13 @@ def use_fastest_attention(
         for module in model.modules():
             if isinstance(module, PreTrainedModel) and module is not model:
                 module.config._attn_implementation = "eager"
+
+
+def put_connector(model: FavorForConditionalGeneration, processor: FavorProcessor, connector: Connector) -> None:
+    """Give a model, and the processor that counts its soft tokens, another connector."""
+    model.connector, model.config.connector_config = connector, connector.config
+    for name in _PROCESSOR_SETTINGS:
+        setattr(processor, name, getattr(connector.config, name))
 
 
 def _is_preset(name: str) -> bool:
@@ -125,6 +133,4 @@ def _change_connector(model: FavorForConditionalGeneration, processor: FavorProc
             advice="Begin from a preset, whose connector is fresh",
         )
     fresh.load_state_dict(model.connector.state_dict())
-    model.connector, model.config.connector_config = fresh, new
-    for name in _PROCESSOR_SETTINGS:
-        setattr(processor, name, getattr(new, name))
+    put_connector(model, processor, fresh)

@@ -67,7 +67,9 @@ class World(Strict):
         drop_sound, drop_picture: of the visits to clips with both at which one stream is left out, and only what the
             other one tells is asked.
         outside_share: of the micro-batches with one more row, of questions from outside the world.
-        tasks, kinds: only these tasks, only clips of these kinds, for ablations; None takes all.
+        tasks, kinds, max_steps: only these tasks, only clips of these kinds and no longer, for ablations; None takes
+            all.
+        without: a stream that no clip has, though all is asked that would be with it, for ablations.
     """
 
     features: str
@@ -79,6 +81,8 @@ class World(Strict):
     outside_share: float = Field(default=0.25, ge=0, le=1)
     tasks: tuple[str, ...] | None = None
     kinds: tuple[str, ...] | None = None
+    max_steps: int | None = Field(default=None, gt=0)
+    without: Literal["sound", "picture"] | None = None
 
 
 class Data(Strict):

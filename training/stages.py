@@ -44,7 +44,7 @@ MOST_PROCESSES = 8
 
 # glibc gives big buffers back at each step and asks for them again at the next. To keep them halved the time of a small
 # Whisper's training step on a CPU (570 to 261 ms in our prototype); elsewhere it changes nothing.
-_MALLOC = {
+MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "4000000000",
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
     "MALLOC_TOP_PAD_": "268435456",
@@ -202,7 +202,7 @@ def environment(job: Job, num_together: int) -> dict[str, str]:
     threads = max(1, (os.cpu_count() or 1) // (job.processes * num_together))
     ours = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     if sys.platform == "linux":
-        ours |= _MALLOC
+        ours |= MALLOC
     return ours | os.environ
 
 
@@ -448,7 +448,7 @@ def _write_done(job: Job, last: Start) -> None:
         "num_starts": len(ours),
         "start": ours[0].start,
         "end": last.end,
-        "hardware": _hardware(),
+        "hardware": hardware(),
         "git_commit": _git_commit(),
     }
     partial = job.done.with_suffix(".partial")
@@ -461,7 +461,7 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def _hardware() -> str:
+def hardware() -> str:
     """Processor and cores; nothing that names the machine."""
     model = platform.machine()
     with contextlib.suppress(OSError):

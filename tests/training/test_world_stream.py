@@ -382,3 +382,20 @@ def test_training_learns_from_the_world_and_resumes(folder, features, tmp_path):
 def test_a_recipe_learns_from_files_or_from_the_world(data):
     with pytest.raises(ValueError, match=r"exactly one of data\.train and data\.world"):
         recipe.Data.model_validate(data)
+
+
+def test_a_stream_can_be_left_out_of_every_clip_while_all_is_still_asked(parts, features):
+    options = {"kinds": ("video", "match", "cause"), "drop_sound": 0.0, "drop_picture": 0.0, "outside_share": 0.0}
+    whole = a_stream(parts, features, world=options).next_step()[0]
+    for without, gone in (("sound", "audio_features"), ("picture", "visual_features")):
+        batch = a_stream(parts, features, world=options | {"without": without}).next_step()[0]
+        assert gone in whole.inputs
+        assert gone not in batch.inputs
+        assert (batch.keys, batch.num_target_tokens) == (whole.keys, whole.num_target_tokens)
+
+
+def test_long_clips_can_be_left_out(parts, features):
+    clips = a_stream(parts, features, world={"max_steps": 14})._maker.clips
+    shards = Shards(features)
+    assert clips == [n for n in range(NUM_CLIPS) if max(shards.num_frames[n], shards.num_audio_steps[n]) <= 14]
+    assert 0 < len(clips) < NUM_CLIPS

@@ -46,13 +46,19 @@ def run(options: argparse.Namespace) -> int:
 
 def assemble(recipe: Assembly) -> tuple[FavorForConditionalGeneration, FavorProcessor]:
     """Model and processor, as written to the output folder."""
-    model, processor = presets.untrained(recipe.model, seed=recipe.seed)
+    model, processor = untaught(recipe.model, seed=recipe.seed)
     load_encoder(model.vision, Path(recipe.vision))
     load_encoder(model.audio, Path(recipe.audio))
-    processor.tokenizer = tokenizer.learn(model.config.text_config.vocab_size, seed=recipe.seed)
+    model.save_pretrained(recipe.output)
+    processor.save_pretrained(recipe.output)
+    return model, processor
+
+
+def untaught(preset: str, *, seed: int) -> tuple[FavorForConditionalGeneration, FavorProcessor]:
+    """Random weights with a tokenizer of the world's words."""
+    model, processor = presets.untrained(preset, seed=seed)
+    processor.tokenizer = tokenizer.learn(model.config.text_config.vocab_size, seed=seed)
     placeholder = processor.tokenizer.convert_tokens_to_ids(tokenizer.PLACEHOLDER)
     assert placeholder == model.config.placeholder_token_id, (placeholder, model.config.placeholder_token_id)
     model.generation_config.suppress_tokens = [0, placeholder]
-    model.save_pretrained(recipe.output)
-    processor.save_pretrained(recipe.output)
     return model, processor

@@ -277,6 +277,11 @@ class Shards:
     def __len__(self) -> int:
         return len(self.seeds)
 
+    @property
+    def num_steps(self) -> np.ndarray:
+        """Of every clip, its longer stream."""
+        return np.maximum(self.num_frames, self.num_audio_steps)
+
     def clip(self, number: int) -> ClipFeatures:
         """The features of one clip."""
         shard = number // self.recipe.shard_clips

@@ -173,7 +173,10 @@ class BatchMaker:
     @cached_property
     def clips(self) -> list[int]:
         """Numbers of the clips in use."""
-        return [int(number) for number in self.shards.of_kinds(self.world.kinds)]
+        numbers = self.shards.of_kinds(self.world.kinds)
+        if self.world.max_steps is not None:
+            numbers = numbers[self.shards.num_steps[numbers] <= self.world.max_steps]
+        return [int(number) for number in numbers]
 
     @property
     def fingerprint(self) -> str:
@@ -202,13 +205,13 @@ class BatchMaker:
         asked, dropped = self._asked(pick.record, dropped, rng)
         if not asked:
             return None
-        clip = _without(clip, dropped)
+        clip = _without(_without(clip, dropped), self.world.without)
         receipt = self.layout.receipt(clip)
         return _Visit(self.layout.block(asked, receipt.num_soft_tokens), clip, receipt)
 
     def _drawn_drop(self, clip: ClipFeatures, rng: random.Random) -> StreamName | None:
         draw = rng.random()
-        if not clip.num_frames or not clip.num_audio_steps:
+        if self.world.without is not None or not clip.num_frames or not clip.num_audio_steps:
             return None
         if draw < self.world.drop_sound:
             return "sound"

@@ -12,7 +12,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from training.data.shuffling import hashed
@@ -70,11 +70,22 @@ class Paper:
         return tuple(dict.fromkeys(item.question.family for item in self.items))
 
 
-def set_paper(seed: int, *, num_questions: int = 60) -> Paper:
-    """The paper of a seed, always the same one, with ``num_questions`` in every family."""
-    pool = _Pool(seed)
+def set_paper(
+    seed: int,
+    *,
+    num_questions: int = 60,
+    families: Sequence[str] = tuple(FAMILIES),
+    kinds: Sequence[Kind] = _KINDS,
+    max_seconds: float = math.inf,
+) -> Paper:
+    """The paper of a seed, always the same one, with ``num_questions`` in every family.
+
+    Args:
+        kinds, max_seconds: of its clips.
+    """
+    pool = _Pool(seed, kinds, max_seconds)
     # Family by family, the first would take all the clips of the kinds that carry many.
-    rounds = list(zip(*(_items_of(family, num_questions, pool) for family in FAMILIES)))
+    rounds = list(zip(*(_items_of(family, num_questions, pool) for family in families)))
     assert len(rounds) == num_questions, f"only {len(rounds)} of {num_questions} questions were found in some family"
     drafts = [draft for family in zip(*rounds) for draft in family]
     numbers = {place: number for number, place in enumerate(dict.fromkeys(draft.place for draft in drafts))}
@@ -93,6 +104,8 @@ class _Pool:
     """All clips that might be asked about, by their kind and number, and how often each one is."""
 
     seed: int
+    kinds: Sequence[Kind]
+    max_seconds: float
     loads: Counter[Place] = field(default_factory=Counter)
     _clips: dict[Place, PaperClip] = field(default_factory=dict)
 
@@ -106,11 +119,16 @@ class _Pool:
 
     def places(self, family: str) -> Iterator[Place]:
         """Where clips are that might carry the family and are not asked about enough: of each kind in turn, endless."""
-        kinds = [kind for kind in _KINDS if kind in FAMILIES[family].kinds]
+        kinds = [kind for kind in self.kinds if kind in FAMILIES[family].kinds]
         return itertools.chain.from_iterable(zip(*(self._free_of(kind) for kind in kinds)))
 
     def _free_of(self, kind: Kind) -> Iterator[Place]:
-        return ((kind, number) for number in itertools.count() if self.loads[kind, number] < QUESTIONS_PER_CLIP)
+        places = ((kind, number) for number in itertools.count())
+        return (
+            place
+            for place in places
+            if self.loads[place] < QUESTIONS_PER_CLIP and self.clip(*place).scene.seconds <= self.max_seconds
+        )
 
 
 @dataclass(frozen=True)

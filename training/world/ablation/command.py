@@ -1,0 +1,142 @@
+"""``python -m training ablate``: teach and examine all variants, then write the table and the pictures.
+
+Runs that have finished are kept; the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from favor.errors import ConfigurationError
+from favor.terminal import quiet_libraries
+from training.stages import hardware
+from training.world.assemble import untaught
+from training.world.features import Encode, encode
+from training.world.splits import Split
+
+from . import exam, plots, study, summary
+from .single import Run
+from .variants import VARIANTS, chosen
+
+STEPS = 320
+"""About 105 s of training on one core of the machine that favor-mini was made on."""
+
+QUESTIONS_PER_TASK = 96
+
+_ROOT = Path(__file__).parents[3]
+_MINI = Path("runs/favor-mini")
+_SMOKE_STEPS, _SMOKE_CLIPS, _SMOKE_QUESTIONS = 6, 24, 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--features", type=Path, default=_MINI / "clips", help="of encode (default: %(default)s)")
+    parser.add_argument("--model", type=Path, help="whose encoders made them (default: start, beside the features)")
+    parser.add_argument("--val", type=Path, help="features of test clips (default: held-out-clips, beside, if there)")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="of the runs (default: %(default)s)")
+    parser.add_argument("--report", type=Path, default=_ROOT, help="where benchmarks/ and docs/ are written")
+    parser.add_argument("--steps", type=_positive, default=STEPS, help="of every run (default: %(default)s)")
+    parser.add_argument("--seeds", type=_positive, default=3, help="runs of every variant (default: %(default)s)")
+    parser.add_argument("--processes", type=_positive, default=2, help="runs at a time (default: %(default)s)")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="comma-separated (default: all)")
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--smoke", action="store_true", help="two variants, six steps, clips made on the spot, in --out")
+    some.add_argument("--report-only", action="store_true", help="only write the report of what has finished")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what is missing and report; 1 where a run failed."""
+    quiet_libraries()
+    questions = QUESTIONS_PER_TASK
+    if options.smoke:
+        _make_smoke(options)
+        questions = _SMOKE_QUESTIONS
+    failed: list[Run] = []
+    if not options.report_only:
+        runs = _runs(options, questions)
+        for each in runs:
+            study.has_finished(each)  # refuses other settings before anything is made
+        exam.prepare(options.out / "exam", runs[0].model, questions_per_task=questions)
+        failed = study.carry_out(runs, processes=options.processes)
+    scores = study.read_scores(options.out)
+    if not scores:
+        raise ConfigurationError(
+            f"no run has finished in {options.out.name}", allowed="finished runs", advice="Leave out --report-only"
+        )
+    _report(options.out, options.report, scores)
+    return 1 if failed else 0
+
+
+def _runs(options: argparse.Namespace, questions: int) -> list[Run]:
+    """Seed by seed, so that all variants have as many seeds wherever one stops."""
+    beside = options.features.parent
+    val = options.val or beside / "held-out-clips"
+    return [
+        Run(
+            variant=variant,
+            seed=seed,
+            model=str(options.model or beside / "start"),
+            features=str(options.features),
+            val=str(val) if options.val or val.is_dir() else None,
+            exam=str(options.out / "exam"),
+            questions_per_task=questions,
+            output=str(options.out / variant / f"seed-{seed}"),
+            steps=options.steps,
+        )
+        for seed in range(1, options.seeds + 1)
+        for variant in chosen(options.variants.split(","))
+    ]
+
+
+def _make_smoke(options: argparse.Namespace) -> None:
+    """Clips of untaught encoders, and the options that go with them."""
+    folder = options.out / "smoke"
+    shutil.rmtree(folder, ignore_errors=True)
+    model, processor = untaught("favor-mini", seed=1)
+    model.save_pretrained(folder / "start")
+    processor.save_pretrained(folder / "start")
+    splits: dict[str, Split] = {"clips": "train", "held-out-clips": "test"}
+    for name, split in splits.items():
+        made = Encode(
+            model=str(folder / "start"),
+            output=str(folder / name),
+            clips=_SMOKE_CLIPS,
+            split=split,
+            kinds=dict.fromkeys(exam.KINDS, 1.0),
+        )
+        encode(made)
+    options.features, options.model, options.val = folder / "clips", None, None
+    options.steps, options.seeds, options.report = _SMOKE_STEPS, 1, options.out
+    options.variants = "full,concat"
+
+
+def _report(out: Path, to: Path, scores: list[dict[str, Any]]) -> None:
+    number = scores[0]["run"]["questions_per_task"]
+    paper = exam.read(out / "exam", questions_per_task=number).paper
+    facts = {
+        "command": f"python -m training ablate --steps {scores[0]['run']['steps']}",
+        "machine": hardware(),
+        "questions": len(paper.items),
+        "clips": len(paper.clips),
+        "without_skill": exam.without_skill(paper),
+    }
+    table = summary.rows(scores)
+    section = summary.to_markdown(table, scores, facts)
+    summary.put_section(to / "benchmarks" / "RESULTS.md", section)
+    (to / "benchmarks" / "ablation.json").write_text(summary.to_json(table, scores, facts), encoding="utf-8")
+    plots.draw_bars(table, to / "docs" / "ablation.png")
+    if not plots.draw_lambda(table, to / "docs" / "ablation_lambda.png"):
+        print("no picture of lambda: only one weight has been tried", file=sys.stderr)
+    print(section)
+    print(json.dumps({row.variant: round(row.values["mean"].mean, 4) for row in table}))
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
