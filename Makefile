@@ -7,7 +7,7 @@ SEED ?= 1
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(CORES)}
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-media test-training eval-mini check bench clean
+.PHONY: help install demo serve test test-media test-training eval-mini ablate check bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -40,8 +40,12 @@ check: install  ## lint, format and types
 	$(PYTHON) -m mypy
 
 bench: install  ## run the benchmarks; each prints one JSON line at its end
+	@$(PYTHON) -m benchmarks.attention
 	@$(PYTHON) -m benchmarks.causal_qformer
 	@$(PYTHON) -m benchmarks.training_throughput
+
+ablate: install  ## compare variants of the connector on the generated world; needs the stages of runs/favor-mini up to clips
+	@$(PYTHON) -m training ablate
 
 clean:  ## remove caches and build output (.venv stays)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

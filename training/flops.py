@@ -137,7 +137,9 @@ def flops_by_part(config: FavorConfig, parts: Parts, shape: BatchShape) -> PartF
 
 def flops_of_batch(config: FavorConfig, parts: Parts, batch: HasInputs) -> float:
     """Model FLOPs of one micro-batch; 0 for an empty one."""
-    return 0.0 if batch.inputs is None else flops_per_step(config, parts, BatchShape.of(batch.inputs, chunk_steps=config.audio_chunk_steps))
+    if batch.inputs is None:
+        return 0.0
+    return flops_per_step(config, parts, BatchShape.of(batch.inputs, chunk_steps=config.audio_chunk_steps))
 
 
 def peak_flops(device_name: str) -> float | None:

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from favor.configuration import FavorConfig
 from favor.modeling import FavorForConditionalGeneration
-from favor.sync import STEP_S, num_audio_chunks, num_steps, num_windows
+from favor.sync import num_audio_chunks, num_steps, num_windows
 from training import parts, recipe
 from training.base_model import base_config
 from training.flops import BatchShape, PartFlops, flops_by_part

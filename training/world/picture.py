@@ -341,7 +341,7 @@ def _label_patch_characters(scene: Scene, times: np.ndarray) -> np.ndarray:
         places = np.floor((halves - left) * _SIGN_UNITS / _ADVANCE).astype(int)
         row = [PRINTED_CHARACTERS.index(sign.text[n]) if 0 <= n < len(sign.text) else BLANK for n in places]
         is_reached = [min(top + height, (n + 1) / side) - max(top, n / side) > 0.25 / side for n in range(side)]
-        found[np.ix_(is_shown, is_reached)] = np.reshape(row, (side, 2))
+        found[np.ix_(is_shown, np.array(is_reached))] = np.reshape(row, (side, 2))
     return found.reshape(times.size, side * side, 2)
 
 
