@@ -36,6 +36,9 @@ MIN_QUESTIONS = 2
 NUM_OUTSIDE = 4
 """Questions of a row from outside the world."""
 
+OUTSIDE_BESIDE_CLIP = 0.5
+"""Times ``outside_share``: the share of clips that are asked such a question too, which they cannot help to answer."""
+
 _STATE_VERSION = 1
 _VALIDATION_EPOCH = -1
 _SOURCE = "world"
@@ -232,6 +235,8 @@ class BatchMaker:
         if dropped is not None and len(answerable) < MIN_QUESTIONS:
             answerable, dropped = found, None
         told = [question for question in timeline if question is not None and dropped not in question.needs]
+        if world.tasks is None and rng.random() < OUTSIDE_BESIDE_CLIP * world.outside_share:
+            told.append(questions.outside(rng))
         return [*answerable[: world.questions_per_clip], *told], dropped
 
 
