@@ -95,6 +95,21 @@ def config(name: str) -> FavorConfig:
     return FavorConfig(**describe(name).config)
 
 
+def folder(name: str) -> Path:
+    """Where a trained preset's weights lie.
+
+    Raises:
+        ConfigurationError: none come with it.
+    """
+    if not describe(name).is_trained:
+        raise ConfigurationError(
+            f"no trained weights come with {name}",
+            allowed=", ".join(each for each in names() if describe(each).is_trained) or "a model folder",
+            advice="Give a model folder",
+        )
+    return _FOLDER / name
+
+
 def build(name: str) -> tuple[Any, Any]:
     """Model (evaluation mode, CPU) and processor of a preset."""
     preset = describe(name)
@@ -103,7 +118,7 @@ def build(name: str) -> tuple[Any, Any]:
 
         from favor.checkpoint import load_folder
 
-        return load_folder(_FOLDER / name, dtype=torch.float32)
+        return load_folder(folder(name), dtype=torch.float32)
     if preset.weights:
         from favor.presets import released
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +46,7 @@ class Sitting:
 
 
 def prepare(folder: Path, model_folder: str, *, questions_per_task: int) -> None:
-    """Make the paper and its features, if they are not there yet."""
+    """Make the features of the paper, if they are not there yet."""
     path = _file(folder, questions_per_task)
     if path.exists():
         return
@@ -58,16 +57,14 @@ def prepare(folder: Path, model_folder: str, *, questions_per_task: int) -> None
         for clip in encode_paper(model, processor, paper)
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save(kept, path.with_suffix(".pt"))
-    path.write_bytes(pickle.dumps(paper))
+    torch.save(kept, path)
 
 
 def read(folder: Path, *, questions_per_task: int) -> Sitting:
-    """What ``prepare`` made; features as bfloat16 left them, which is what training sees too."""
-    path = _file(folder, questions_per_task)
-    kept = torch.load(path.with_suffix(".pt"), weights_only=True)
+    """The paper, always the same, and what ``prepare`` made: features as bfloat16 left them, as training sees them."""
+    kept = torch.load(_file(folder, questions_per_task), weights_only=True)
     features = tuple(Streams(seen.float(), heard.float(), steps, still) for seen, heard, steps, still in kept)
-    return Sitting(pickle.loads(path.read_bytes()), features)
+    return Sitting(restricted_paper(questions_per_task), features)
 
 
 def restricted_paper(questions_per_task: int) -> Paper:
@@ -119,4 +116,4 @@ def _joined(papers: Sequence[Paper]) -> Paper:
 
 
 def _file(folder: Path, questions_per_task: int) -> Path:
-    return folder / f"paper-{questions_per_task}.pickle"
+    return folder / f"features-{questions_per_task}.pt"
