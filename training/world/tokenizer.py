@@ -19,7 +19,10 @@ SPECIAL_TOKENS = (PAD, BOS, EOS, PLACEHOLDER)
 """Ids 0 to 3."""
 
 _SCENES = 4000
-_PIECES = r" ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s"
+_MARKERS = r" ?</?Img>| ?USER:|\nASSISTANT:"
+"""What favor.prompt puts around clips and turns: a token each, which saves a quarter of a short question's tokens."""
+
+_PIECES = rf"{_MARKERS}| ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s"
 
 
 def learn(vocabulary_size: int, *, seed: int) -> PreTrainedTokenizerFast:
@@ -46,8 +49,9 @@ def learn(vocabulary_size: int, *, seed: int) -> PreTrainedTokenizerFast:
 
 
 def _corpus(seed: int) -> Iterator[str]:
+    """Stretches of text as favor.prompt tokenises them, each on its own."""
     rng = random.Random(f"tokenizer {seed}")
     for _ in range(_SCENES):
         scene = scenes.make(rng.getrandbits(48))
         for question in (*questions.ask(scene, rng, 6), questions.timeline(scene, rng), questions.outside(rng)):
-            yield f"USER: <Img></Img> {question.text}\nASSISTANT: {question.answer}"
+            yield from ("USER: <Img>", f"</Img> {question.text}\nASSISTANT:", question.answer)
