@@ -12,7 +12,8 @@ from typing import get_args
 import pytest
 
 from training.world.question import TASKS, Question
-from training.world.questions import FAMILIES, REFUSALS, WORDINGS, ask, ask_family, outside, score, timeline
+from training.world.questions import FAMILIES, REFUSALS, WORDINGS, ask, ask_family, normalise, outside, score, timeline
+from training.world.questions.typing_habits import OPENINGS, typed
 from training.world.scene import Collision, Kind, Recolour, Scene, Sign, Sound, Span, Thing, Utterance, Waypoint
 from training.world.scenes import make
 
@@ -308,11 +309,44 @@ def test_the_same_seed_asks_the_same_questions_and_none_twice():
 def test_questions_are_worded_in_many_ways_and_some_only_in_tests():
     assert set(WORDINGS) == {*FAMILIES, "timeline.events"}
     for wording in WORDINGS.values():
-        assert len(set(wording.train)) >= 4
+        assert len(set(wording.train)) >= 10
         assert len(set(wording.test)) == 2
-        assert not set(wording.train) & set(wording.test)
     texts = {ask_family(IMAGE, "vqa.number", random.Random(seed), wording="test").text for seed in range(40)}
     assert texts == set(WORDINGS["vqa.number"].test)
+
+
+def test_no_training_wording_is_one_of_the_tests_but_for_its_capitals_stops_spelling_or_opening():
+    openings = ("", *itertools.chain(*OPENINGS.values()))
+    tests = {normalise(text) for wording in WORDINGS.values() for text in wording.test}
+    trains = {normalise(start + text) for wording in WORDINGS.values() for text in wording.train for start in openings}
+    assert not trains & tests
+
+
+def test_all_wordings_of_a_family_ask_for_the_same_slots():
+    for family, wording in WORDINGS.items():
+        slots = {frozenset(re.findall(r"{(\w+)}", text)) for text in (*wording.train, *wording.test)}
+        assert len(slots) == 1, family
+
+
+def test_people_type_in_lower_case_without_stops_and_politely_each_as_often_as_said():
+    text = "Tell me the Order of the sounds."
+    rng = random.Random(1)
+    found = [typed(text, rng) for _ in range(20000)]
+    assert sum(text.islower() for text in found) / len(found) == pytest.approx(0.15, abs=0.01)
+    assert sum(text[-1] != "." for text in found) / len(found) == pytest.approx(0.1, abs=0.01)
+    assert sum(text.lower().startswith("please") for text in found) / len(found) == pytest.approx(0.05, abs=0.01)
+    assert {normalise(text) for text in found} == {normalise(start + text) for start in ("", *OPENINGS["."])}
+    assert all(typed("Hello!", rng).lower().startswith("hello") for _ in range(200))
+
+
+def test_only_training_is_typed_as_people_do():
+    scenes = [make(seed, kind="video") for seed in range(60)]
+    worded = {
+        name: {q.text for scene in scenes for q in ask(scene, random.Random(1), 8, wording=name)}
+        for name in ("train", "test")
+    }
+    assert any(text.islower() for text in worded["train"])
+    assert not any(text.islower() or text[-1] not in "?." for text in worded["test"])
 
 
 def test_questions_outside_the_world_are_many_and_always_refused():

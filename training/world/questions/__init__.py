@@ -8,6 +8,7 @@ alone, never from the rendered picture or sound.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Literal
 
 from ..question import Question
@@ -17,6 +18,7 @@ from .draft import Clip, Draft, Family
 from .outside import REFUSALS, draw_outside
 from .scoring import normalise, score
 from .timeline import events_in_order
+from .typing_habits import typed
 from .wording import WORDINGS
 
 __all__ = ["FAMILIES", "REFUSALS", "WORDINGS", "ask", "ask_family", "normalise", "outside", "score", "timeline"]
@@ -36,7 +38,10 @@ _PER_FAMILY = 2
 
 
 def ask(scene: Scene, rng: random.Random, number: int, *, wording: WordingSet = "train") -> list[Question]:
-    """Up to ``number`` different questions about a scene, at most two of a family, the harder families more often."""
+    """Up to ``number`` different questions about a scene, at most two of a family, the harder families more often.
+
+    Training's wording comes as people type it; :func:`ask_family` words cleanly.
+    """
     clip = Clip(scene)
     families = list(_OF_KIND.get(scene.kind, ()))
     asked: dict[str, list[Draft]] = {}
@@ -50,7 +55,8 @@ def ask(scene: Scene, rng: random.Random, number: int, *, wording: WordingSet = 
             families.remove(family)
             continue
         earlier.append(draft)
-        questions.append(_worded(family, draft, rng, wording))
+        question = _worded(family, draft, rng, wording)
+        questions.append(replace(question, text=typed(question.text, rng)) if wording == "train" else question)
         if len(earlier) == _PER_FAMILY:
             families.remove(family)
     return questions
@@ -71,11 +77,12 @@ def ask_family(scene: Scene, family: str, rng: random.Random, *, wording: Wordin
 def timeline(scene: Scene, rng: random.Random, *, wording: WordingSet = "train") -> Question:
     """All events in order of time; for training only."""
     answer = events_in_order(Clip(scene))
+    text = rng.choice(getattr(WORDINGS["timeline.events"], wording))
     streams = [("picture", scene.has_picture), ("sound", scene.has_sound)]
     return Question(
         task="timeline",
         family="timeline.events",
-        text=rng.choice(getattr(WORDINGS["timeline.events"], wording)),
+        text=typed(text, rng) if wording == "train" else text,
         answer=answer,
         unskilled=(answer,),
         needs=frozenset(name for name, is_there in streams if is_there),
@@ -85,7 +92,7 @@ def timeline(scene: Scene, rng: random.Random, *, wording: WordingSet = "train")
 def outside(rng: random.Random) -> Question:
     """A question outside the world, answered by saying so; for training only."""
     text, answer = draw_outside(rng)
-    return Question("outside", "outside.unknown", text, answer, REFUSALS, frozenset())
+    return Question("outside", "outside.unknown", typed(text, rng), answer, REFUSALS, frozenset())
 
 
 def _is_same(first: Draft, second: Draft) -> bool:

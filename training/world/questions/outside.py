@@ -26,7 +26,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "language": ("Spanish", "German", "French", "Chinese", "Latin", "Arabic", "Russian"),
     "phrase": ("good morning", "thank you", "I love you", "where is the station", "see you soon"),
     "topic": ("love", "the sea", "winter", "a dragon", "my grandmother", "the moon", "a lost dog", "autumn"),
-    "animal": ("elephant", "penguin", "whale", "tiger", "spider", "horse", "shark", "monkey", "rabbit"),
+    "animal": ("elephant", "penguin", "whale", "tiger", "spider", "horse", "shark", "monkey", "rabbit", "dog", "cat"),
     "subject": (
         "gravity", "quantum physics", "photosynthesis", "inflation", "evolution", "democracy", "black holes",
         "the French Revolution", "machine learning", "vaccines", "climate change", "electricity", "philosophy",
@@ -46,6 +46,10 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "symptom": ("a headache", "a cold", "back pain", "a fever", "a cough"),
     "film": ("Titanic", "Star Wars", "Jaws", "Casablanca", "Toy Story", "The Godfather"),
     "brand": ("Apple", "Toyota", "Google", "Tesla", "Nike"),
+    "clip": ("video", "clip", "recording"),
+    "character": ("funny", "sad", "boring", "real", "fake", "scary", "good", "old", "in black and white"),
+    "summary": ("news", "lecture", "interview", "plot", "game", "advertisement", "lesson"),
+    "belonging": ("bag", "umbrella", "book", "cup", "phone", "flower", "ball", "knife"),
     "holiday": ("Christmas", "Easter", "Diwali", "Thanksgiving", "New Year"),
 }  # fmt: skip
 
@@ -85,6 +89,19 @@ _TEMPLATES = (
     "What should I do against {symptom}?", "Is {symptom} dangerous?", "Who directed {film}?",
     "How does {film} end?", "When did {film} come out?", "Should I buy shares of {brand}?", "Who founded {brand}?",
     "When is {holiday} this year?", "What do people eat at {holiday}?", "What is the meaning of life?",
+    "Who is the person in the {clip}?", "Who is the {someone} in this {clip}?", "Who is speaking in this {clip}?",
+    "What is the {someone}'s name?", "Do you recognise the {someone} in the {clip}?", "Who made this {clip}?",
+    "What is the {animal} in the {clip} doing?", "Which breed is the {animal}?", "Is the {animal} {feeling}?",
+    "How many {animal}s are in the {clip}?", "What colour is the {animal}?", "Where is the {animal} in the picture?",
+    "Is this {clip} {character}?", "Do you like this {clip}?", "What is the moral of this {clip}?",
+    "Summarise the {summary} in this {clip}.", "What is the {summary} in the {clip} about?",
+    "What brand is the {product}?", "What brand is the {product} in this {clip}?", "Who owns the {product}?",
+    "What colour is the {someone}'s {clothes}?", "What is the {someone} holding?", "When was this {clip} made?",
+    "Is the {someone} holding a {belonging}?", "What does the {someone} do with the {belonging}?",
+    "What is the {someone} thinking about?", "Which city is shown in this {clip}?", "Is this {clip} from {city}?",
+    "What happens after the {someone} leaves the {room}?", "Why does the {someone} look at the {animal}?",
+    "What does the {room} in the {clip} look like?", "What is the weather like in this {clip}?",
+    "Is it day or night in the {clip}?", "What will the {someone} do next?",
     "What day is it {day}?", "What is the news {day}?", "Recommend a good book.", "Which music do you like?",
 )  # fmt: skip
 
