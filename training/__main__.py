@@ -22,6 +22,7 @@ COMMANDS = {
     "encode": ("training.world.features", "keep what the encoders make of the generated world's clips"),
     "assemble": ("training.world.assemble", "put taught encoders and an untaught language model together"),
     "showcase": ("training.world.showcase", "write the demo's clip and the picture of it"),
+    "connect": ("training.world.connect", "teach a connector what is seen and heard in each step of a window"),
     "publish": ("training.world.publish", "write what a run has learnt as a model folder, in bf16"),
     "examine": ("training.world.exam.command", "ask a model about clips of the generated world that it never met"),
     "ablate": ("training.world.ablation.command", "compare small models that differ in one choice of the connector"),

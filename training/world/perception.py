@@ -6,10 +6,8 @@ Every step draws fresh clips, so nothing is ever seen twice; a held-out batch is
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import string
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -27,10 +24,11 @@ from favor.media import SAMPLE_RATE_HZ
 from favor.modeling import FavorForConditionalGeneration
 from favor.processor import FavorProcessor
 from favor.sync import AUDIO_FRAMES_PER_STEP, STEP_S
-from training.recipe import Strict, load_settings
+from training.recipe import load_settings
 from training.world import picture, scenes, sound, vocabulary
 from training.world.dense import PictureHeads, SoundHeads, join
 from training.world.scene import Kind, Scene
+from training.world.teaching import Lesson, teach
 
 VISION_KINDS: dict[Kind, float] = {"video": 0.3, "match": 0.1, "cause": 0.15, "image": 0.45}
 AUDIO_KINDS: dict[Kind, float] = {
@@ -47,32 +45,16 @@ WHOLE_SHARE = 0.3
 """Pieces of sound that hold one clip and silence behind it, as in use; the others are filled up with further clips."""
 
 
-class Perception(Strict):
+class Perception(Lesson):
     """One run.
 
     Args:
-        part: which encoder of the preset ``model`` learns.
+        model: a preset. part: which of its encoders learns.
         batch: frames, or pieces of sound of the audio encoder's length.
-        steps, learning_rate, warmup_steps: AdamW, cosine down to nothing.
-        precision: bf16 runs under autocast.
-        score_every, save_every: in steps.
     """
 
-    name: str = "perception"
-    summary: str = ""
     model: str
     part: Literal["vision", "audio"]
-    output: str
-    seed: int = 0
-    steps: int = Field(gt=0)
-    batch: int = Field(gt=0)
-    learning_rate: float = Field(default=1.5e-3, gt=0)
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    precision: Literal["bf16", "fp32"] = "bf16"
-    score_every: int = 250
-    save_every: int = 500
-    held_out_batch: int = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,44 +70,12 @@ def run(options: argparse.Namespace) -> int:
 
 def train(recipe: Perception) -> dict[str, float]:
     """Teach the encoder; its weights are at the end in ``OUTPUT/encoder.safetensors``, scores in ``scores.json``."""
-    folder = Path(recipe.output)
-    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    model, processor = presets.untrained(recipe.model, seed=recipe.seed)
-    heads, batch_of = _teacher(recipe, model, processor)
-    optimizer = torch.optim.AdamW(
-        heads.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
-    )
-    step = _resume(folder, heads, optimizer)
-    held_out = batch_of("test", 0, recipe.held_out_batch)
-    began, first, losses, scores = time.perf_counter(), step, [], {}
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-        while step < recipe.steps:
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * _share(step, recipe)
-            batch = batch_of("train", step, recipe.batch)
-            with _autocast(recipe):
-                loss = heads.loss(*batch)  # type: ignore[operator]
-            loss.backward()
-            nn.utils.clip_grad_norm_(heads.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            losses.append(float(loss.detach()))
-            step += 1
-            if step % recipe.score_every == 0 or step == recipe.steps:
-                scores = _score(heads, held_out, recipe)
-                line = {"step": step, "loss": float(np.mean(losses)), **scores}
-                line["steps_per_s"] = (step - first) / (time.perf_counter() - began)
-                print(json.dumps({key: round(value, 4) for key, value in line.items()}), file=log, flush=True)
-                print(" ".join(f"{key} {value:.4g}" for key, value in line.items()), flush=True)
-                losses = []
-            if step % recipe.save_every == 0 or step == recipe.steps:
-                _save(folder, heads, optimizer, step)
+    heads, batch_of = _teacher(recipe, *presets.untrained(recipe.model, seed=recipe.seed))
+    scores = teach(recipe, heads, batch_of)
     encoder = heads.get_submodule(recipe.part)
-    save_file(
-        {name: value.contiguous() for name, value in encoder.state_dict().items()}, folder / "encoder.safetensors"
-    )
-    (folder / "scores.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
+    tensors = {name: value.contiguous() for name, value in encoder.state_dict().items()}
+    save_file(tensors, Path(recipe.output) / "encoder.safetensors")
     return scores
 
 
@@ -267,42 +217,6 @@ def _piece(rng: random.Random, pool: ClipPool, *, seconds: int) -> tuple[np.ndar
         np.pad(sounds[:length], (0, fill), constant_values=len(vocabulary.SOUNDS)),
         np.pad(words[:length], (0, fill), constant_values=len(vocabulary.SPOKEN_WORDS)),
     )
-
-
-def _share(step: int, recipe: Perception) -> float:
-    """Share of the learning rate: linear warm-up, cosine to zero."""
-    if step < recipe.warmup_steps:
-        return (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    return 0.5 * (1 + float(np.cos(np.pi * done)))
-
-
-def _score(heads: nn.Module, held_out: tuple[Any, ...], recipe: Perception) -> dict[str, float]:
-    heads.eval()
-    with _autocast(recipe):
-        scores = heads.scores(*held_out)  # type: ignore[operator]
-    heads.train()
-    return scores
-
-
-def _autocast(recipe: Perception) -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16")
-
-
-def _save(folder: Path, heads: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    draft = folder / "resume.draft"
-    torch.save({"step": step, "heads": heads.state_dict(), "optimizer": optimizer.state_dict()}, draft)
-    draft.replace(folder / "resume.pt")
-
-
-def _resume(folder: Path, heads: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    saved = folder / "resume.pt"
-    if not saved.is_file():
-        return 0
-    state = torch.load(saved, weights_only=True)
-    heads.load_state_dict(state["heads"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
 
 
 def load_encoder(encoder: nn.Module, folder: Path) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 from favor.errors import ConfigurationError
 from favor.feature_cache import weights_hash
 from favor.modeling import FavorForConditionalGeneration
+from favor.sync import num_audio_chunks
 from training.recipe import Strict
 from training.world import scenes
 from training.world.scene import Kind, Scene
@@ -155,6 +156,31 @@ class Shards:
                 allowed="features of the very same weights",
                 advice="Make them again with python -m training encode",
             )
+
+
+def media_inputs(clips: Sequence[ClipFeatures], *, chunk_steps: int) -> dict[str, Tensor]:
+    """The model's inputs for some clips in order, but for text; sound filled up to whole chunks of the encoder."""
+    nothing = torch.zeros(len(clips), 0, dtype=torch.long)
+    media = {
+        "num_frames": torch.tensor([clip.num_frames for clip in clips]),
+        "num_audio_steps": torch.tensor([clip.num_audio_steps for clip in clips]),
+        "is_image": torch.tensor([clip.is_image for clip in clips]),
+        "instruction_ids": nothing,
+        "instruction_mask": nothing,
+        "visual_features": torch.cat([clip.visual for clip in clips]),
+        "audio_features": _whole_chunks([clip.audio for clip in clips], chunk_steps),
+    }
+    return {name: value for name, value in media.items() if not name.endswith("_features") or len(value)}
+
+
+def _whole_chunks(sounds: Sequence[Tensor], size: int) -> Tensor:
+    lengths = [num_audio_chunks(len(sound), size) * size for sound in sounds]
+    whole = sounds[0].new_zeros(sum(lengths), *sounds[0].shape[1:])
+    start = 0
+    for sound, length in zip(sounds, lengths):
+        whole[start : start + len(sound)] = sound
+        start += length
+    return whole
 
 
 def encoders_hash(model: FavorForConditionalGeneration) -> str:

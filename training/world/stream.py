@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
 from favor.clips import ClipReceipt
 from favor.configuration import FavorConfig
@@ -20,15 +19,15 @@ from favor.media.clip import Receipt
 from favor.modeling import FavorForConditionalGeneration
 from favor.processor import FavorInputs, FavorProcessor
 from favor.prompt import EncodedPrompt
-from favor.sync import STEP_S, ClipSteps, num_audio_chunks, num_windows
+from favor.sync import STEP_S, ClipSteps, num_windows
 from training import recipe
 from training.data.batches import EMPTY, TrainingBatch, num_targets
 from training.data.sampler import Pick, Sampler
 from training.data.stream import refuse_other_stream
 from training.world import questions
-from training.world.features import ClipFeatures, Shards
 from training.world.packing import Block, QuestionEncoder, collate, pack, shared_rows
 from training.world.question import Question
+from training.world.shards import ClipFeatures, Shards, media_inputs
 
 MIN_QUESTIONS = 2
 """A stream is left out only where so many questions remain."""
@@ -285,7 +284,7 @@ class _Layout:
         clips = [visit.clip for visit in visits if visit.clip is not None]
         blocks = [[visit.block for visit in row] for row in rows]
         data = collate(blocks, filler_id=self._filler_id, dtype=self._mask_dtype)
-        inputs = FavorInputs(data | self._media(clips) if clips else data)
+        inputs = FavorInputs(data | media_inputs(clips, chunk_steps=self._config.audio_chunk_steps) if clips else data)
         inputs.receipts = tuple(tuple(visit.receipt for visit in row if visit.receipt) for row in rows)
         return TrainingBatch(
             inputs,
@@ -295,30 +294,6 @@ class _Layout:
             dropped=(),
             sources=(_SOURCE,) * len(visits),
         )
-
-    def _media(self, clips: Sequence[ClipFeatures]) -> dict[str, Tensor]:
-        """Inputs of all clips in order; sound filled up to whole chunks, as the audio encoder would give it."""
-        nothing = torch.zeros(len(clips), 0, dtype=torch.long)
-        media = {
-            "num_frames": torch.tensor([clip.num_frames for clip in clips]),
-            "num_audio_steps": torch.tensor([clip.num_audio_steps for clip in clips]),
-            "is_image": torch.tensor([clip.is_image for clip in clips]),
-            "instruction_ids": nothing,
-            "instruction_mask": nothing,
-            "visual_features": torch.cat([clip.visual for clip in clips]),
-            "audio_features": self._whole_chunks([clip.audio for clip in clips]),
-        }
-        return {name: value for name, value in media.items() if not name.endswith("_features") or len(value)}
-
-    def _whole_chunks(self, sounds: Sequence[Tensor]) -> Tensor:
-        size = self._config.audio_chunk_steps
-        lengths = [num_audio_chunks(len(sound), size) * size for sound in sounds]
-        whole = sounds[0].new_zeros(sum(lengths), *sounds[0].shape[1:])
-        start = 0
-        for sound, length in zip(sounds, lengths):
-            whole[start : start + len(sound)] = sound
-            start += length
-        return whole
 
 
 def _without(clip: ClipFeatures, dropped: StreamName | None) -> ClipFeatures:
