@@ -13,6 +13,7 @@ from favor.configuration import ConnectorConfig
 from favor.errors import ConfigurationError
 from favor.sync import ClipSteps, WindowPlan
 from training.__main__ import main
+from training.markdown import put_section
 from training.world.ablation import exam, summary
 from training.world.ablation.variants import BASE, MAX_STEPS, VARIANTS, chosen
 from training.world.exam import probe
@@ -72,14 +73,14 @@ def a_run(variant: str, seed: int, mean: float) -> dict[str, Any]:
 
 def test_the_section_is_replaced_between_its_markers_and_nothing_else(tmp_path):
     path = tmp_path / "benchmarks" / "RESULTS.md"
-    summary.put_section(path, "first")
+    put_section(path, "ablation", "first", header=summary.HEADER)
     path.write_text("before\n" + path.read_text() + "after\n")
-    summary.put_section(path, "second")
+    put_section(path, "ablation", "second")
     text = path.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "first" not in text
-    assert text.count("second") == text.count(summary.BEGIN) == text.count(summary.END) == 1
+    assert text.count("second") == text.count("<!-- ablation:begin -->") == text.count("<!-- ablation:end -->") == 1
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_the_command_teaches_examines_and_reports_and_does_nothing_twice(tmp_pat
     assert scores["timeline_loss"] > 0
     assert -0.1 <= scores["query_cosine"] <= 1.0
     assert {path.name for path in (out / "full" / "seed-1").iterdir()} == {"scores.json", "run.json", "log.txt"}
-    assert summary.BEGIN in (out / "benchmarks" / "RESULTS.md").read_text()
+    assert "<!-- ablation:begin -->" in (out / "benchmarks" / "RESULTS.md").read_text()
     assert (out / "docs" / "ablation.png").stat().st_size > 5_000
     written = (out / "full" / "seed-1" / "scores.json").stat().st_mtime_ns
     again = ["ablate", "--out", str(out), "--report", str(out), "--report-only"]

@@ -15,6 +15,7 @@ from typing import Any
 from favor import presets
 from favor.errors import ConfigurationError
 from favor.terminal import quiet_libraries
+from training.markdown import put_section
 from training.stages import hardware
 from training.world.assemble import untaught
 from training.world.features import Encode, encode
@@ -137,7 +138,7 @@ def _report(out: Path, to: Path, scores: list[dict[str, Any]]) -> None:
     }
     table = summary.rows(scores)
     section = summary.to_markdown(table, scores, facts)
-    summary.put_section(to / "benchmarks" / "RESULTS.md", section)
+    put_section(to / "benchmarks" / "RESULTS.md", "ablation", section, header=summary.HEADER)
     (to / "benchmarks" / "ablation.json").write_text(summary.to_json(table, scores, facts), encoding="utf-8")
     plots.draw_bars(table, to / "docs" / "ablation.png")
     if not plots.draw_lambda(table, to / "docs" / "ablation_lambda.png"):

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,8 @@ MEASURES = {
 }
 """What is measured of every run, and what the report calls it."""
 
-BEGIN, END = "<!-- ablation:begin -->", "<!-- ablation:end -->"
-
 _FULL = "full"
-_HEADER = "# Results\n\nEach section names the command that wrote it, the machine and the date.\n"
+HEADER = "# Results\n\nEach section names the command that wrote it, the machine and the date.\n"
 _COMPARED = ("mean", "sync", "temporal")
 # Student's t, two-sided 95 %, for 1 to 15 degrees of freedom; beyond, the last is a little too wide.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
@@ -141,19 +138,6 @@ def to_markdown(table: Sequence[Row], scores: Sequence[dict[str, Any]], facts: d
         "![Diversity lambda](../docs/ablation_lambda.png)",
     ]
     return "\n".join(lines)
-
-
-def put_section(path: Path, section: str) -> None:
-    """Write the section between its markers, where the file has them, or at its end."""
-    text = path.read_text(encoding="utf-8") if path.exists() else _HEADER
-    marked = f"{BEGIN}\n{section}\n{END}"
-    if BEGIN in text and END in text:
-        before, after = text.split(BEGIN, 1)[0], text.split(END, 1)[1]
-        text = before + marked + after
-    else:
-        text = f"{text.rstrip()}\n\n{marked}\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
 
 
 def shown(value: Estimate, *, digits: int = 3, is_difference: bool = False) -> str:

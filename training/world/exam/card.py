@@ -1,4 +1,4 @@
-"""Is a model as good as its card says?"""
+"""The scores of a model card: written as a table, and held against a model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from favor.errors import ConfigurationError
+from training.world.question import TASKS
 
 from .report import Report
 
@@ -49,6 +50,38 @@ def failures(report: Report, card: Mapping[str, Any]) -> list[str]:
                 f"{task}: {found['score']:.3f} is more than {allowed:.3f} below the card's {promised['score']:.3f}"
             )
     return lines
+
+
+def to_markdown(scores: Mapping[str, Any], *, model: str) -> str:
+    """The scores of ``--json`` as a table, with what made them."""
+    lines = [
+        f"`python -m training examine {Path(model).name} --seed {scores['seed']}`; n questions, 95 % interval by",
+        "drawing clips anew. *Majority*: the most frequent answer in training. *Unskilled*: one of the things that one would",
+        "choose from without the skill. *Text only*: no clip. *Other sound*: the sound of another clip.",
+        "",
+        "| task | n | right | 95 % | majority | unskilled | text only | other sound |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for task, line in scores["tasks"].items():
+        cells = [TASKS[task], line["n"], f"**{line['score']:.3f}**", f"{line['low']:.3f}-{line['high']:.3f}"]
+        beside = ("majority", "unskilled", "text_only", "mismatched_sound")
+        cells += ["-" if line.get(name) is None else f"{line[name]:.3f}" for name in beside]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    binding = ", ".join(
+        f"{task} {scores['novel'][task]['score']:.3f} ({scores['seen'][task]['score']:.3f})"
+        for task in scores["novel"]
+        if task in scores["seen"]
+    )
+    wordings = scores["wordings"]
+    lines += [
+        "",
+        f"Mean over tasks **{scores['mean']:.3f}**. Word error rate: "
+        + ", ".join(f"{task} {rate:.3f}" for task, rate in scores["wer"].items())
+        + f". Combinations of colour, shape and sound never met in training (and known ones): {binding}. "
+        + f"Questions worded as in training {wordings['train']['score']:.3f}, "
+        + f"otherwise {wordings['test']['score']:.3f}.",
+    ]
+    return "\n".join(lines)
 
 
 def _half(scores: Mapping[str, float]) -> float:

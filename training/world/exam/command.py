@@ -13,9 +13,10 @@ from pathlib import Path
 
 from favor.chat import Chat
 from favor.terminal import quiet_libraries
+from training.markdown import put_section
 
 from .answering import answer, encode_paper
-from .card import RULE, failures, read_card
+from .card import RULE, failures, read_card, to_markdown
 from .conditions import CONDITIONS
 from .paper import set_paper
 from .report import report
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--families", action="store_true", help="show every family of questions")
     parser.add_argument("--through-files", type=_positive, metavar="N", help="ask about N clips from real files too")
     parser.add_argument("--against", type=Path, metavar="FILE", help=f"a model card's scores; {RULE}")
+    parser.add_argument("--card", type=Path, metavar="FILE", help="write the table into a model card (Markdown)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores there, with those of all families")
 
 
@@ -73,6 +75,8 @@ def run(options: argparse.Namespace) -> int:
         scores["through_files"] = files.to_dict()
     if options.json is not None:
         options.json.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    if options.card is not None:
+        put_section(options.card, "scores", to_markdown(scores, model=options.model))
     worse = [] if card is None else failures(found, card)
     for line in worse:
         print(f"worse than the card: {line}")
