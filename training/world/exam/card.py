@@ -56,8 +56,8 @@ def to_markdown(scores: Mapping[str, Any], *, model: str) -> str:
     """The scores of ``--json`` as a table, with what made them."""
     lines = [
         f"`python -m training examine {Path(model).name} --seed {scores['seed']}`; n questions, 95 % interval by",
-        "drawing clips anew. *Majority*: the most frequent answer in training. *Unskilled*: one of the things that one would",
-        "choose from without the skill. *Text only*: no clip. *Other sound*: the sound of another clip.",
+        "drawing clips anew. *Majority*: the most frequent answer in training. *Unskilled*: one of the things that one",
+        "would choose from without the skill. *Text only*: no clip. *Other sound*: the sound of another clip.",
         "",
         "| task | n | right | 95 % | majority | unskilled | text only | other sound |",
         "|---|---|---|---|---|---|---|---|",
