@@ -1,9 +1,10 @@
 """``python -m training connect RECIPE.yaml``: teach the connector with dense labels, before any language.
 
-A throw-away decoder must tell from the queries of a window alone what is seen and heard in each of its steps. So the
-queries come to hold it all, step by step, long before the few words of an answer could teach them to.
+Of the queries of a window two belong to each of its steps: throw-away heads must read off the first what is seen in
+that step, and off the second what is heard. So the soft tokens come to hold it all, in order of time, long before the
+few words of an answer could teach them to, and a small language model finds things where they happen.
 
-Shapes: W windows, k steps of a window, N queries, H their width, S = W * k steps of all windows.
+Shapes: W windows, k steps of a window, N = 2 k queries, H their width, S = W * k steps of all windows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from favor.checkpoint import load_folder
+from favor.errors import ConfigurationError
 from favor.modeling import FavorForConditionalGeneration
 from favor.sync import AUDIO_FRAMES_PER_STEP, STEP_S, num_steps, num_windows, step_centres_s
 from training.base_model import use_fastest_attention
@@ -28,6 +30,9 @@ from training.world.dense import SetHead, SetTarget, join
 from training.world.scene import Scene
 from training.world.shards import Shards, media_inputs
 from training.world.teaching import Lesson, teach
+
+QUERIES_PER_STEP = 2
+"""One for what is seen, one for what is heard."""
 
 WORDS_PER_STEP = 2
 """Words that may begin in half a second; a third one is not asked for."""
@@ -151,34 +156,37 @@ def _fill_words(words: Tensor, heard: np.ndarray) -> None:
 
 
 class StepHeads(nn.Module):
-    """Tells every step of a window from its queries."""
+    """Tells every step of a window from its two queries."""
 
     def __init__(self, model: FavorForConditionalGeneration) -> None:
         super().__init__()
         config = model.config.connector_config
         self.connector = model.connector
         self._soft_tokens = model.get_soft_tokens  # a bound method: the rest of the model is not taught
-        width = config.hidden_size
-        self.steps = nn.Parameter(torch.randn(config.window_steps, width))
-        layer = nn.TransformerDecoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
-        self.decoder = nn.TransformerDecoder(layer, 1, norm=nn.LayerNorm(width))
+        if config.num_query_tokens != QUERIES_PER_STEP * config.window_steps:
+            raise ConfigurationError(
+                f"a window has {config.num_query_tokens} queries and {config.window_steps} steps",
+                allowed=f"{QUERIES_PER_STEP} queries per step",
+                advice="Set connector_config.num_query_tokens",
+            )
+        width, self.window_steps = config.hidden_size, config.window_steps
         self.sets = SetHead(width)
         self.characters = nn.Linear(width, vocabulary.MAX_PRINTED_CHARACTERS * (picture.BLANK + 1))
         self.sounds = nn.Linear(width, 2 * len(vocabulary.SOUNDS))
         self.words = nn.Linear(width, WORDS_PER_STEP * (_NO_WORD + 1))
 
-    def forward(self, media: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Steps (S, H) of all windows, and the diversity of the queries."""
+    def forward(self, media: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The queries of sight and of hearing of all steps, (S, H) each, and the diversity of all queries."""
         made = self._soft_tokens(**media)
-        asked = self.steps.expand(len(made.queries), -1, -1)  # (W, k, H)
-        return self.decoder(asked, made.queries).flatten(0, 1), made.diversity
+        of_steps = made.queries.unflatten(1, (self.window_steps, QUERIES_PER_STEP)).flatten(0, 1)  # (S, 2, H)
+        return of_steps[:, 0], of_steps[:, 1], made.diversity
 
     def loss(self, media: dict[str, Tensor], target: StepTarget) -> Tensor:
         """Scalar."""
-        steps, diversity = self(media)
+        seeing, hearing, diversity = self(media)
         total = 0.1 * diversity.float()
         if target.is_seen.any():
-            seen = steps[target.is_seen]
+            seen = seeing[target.is_seen]
             total = total + self.sets.loss(seen[:, None], SetTarget.of(target.labels))
             letters = torch.from_numpy(target.labels.characters)
             spelt = self._spelt(seen)
@@ -186,7 +194,7 @@ class StepHeads(nn.Module):
             has_sign = (letters < picture.BLANK).any(dim=1)
             total = total + (each * torch.where(has_sign, 1.0, 0.1)[:, None]).mean() * 2
         if target.is_heard.any():
-            heard = steps[target.is_heard]
+            heard = hearing[target.is_heard]
             active, begin = self.sounds(heard).float().chunk(2, dim=-1)
             total = total + 5 * binary_cross_entropy_with_logits(active, target.sounds[target.is_heard])
             total = total + 5 * binary_cross_entropy_with_logits(begin, target.begins[target.is_heard])
@@ -199,8 +207,8 @@ class StepHeads(nn.Module):
     @torch.no_grad()
     def scores(self, media: dict[str, Tensor], target: StepTarget) -> dict[str, float]:
         """Shares of steps that are told exactly, of words that are told, and how far off places are."""
-        steps, diversity = self(media)
-        seen, heard = steps[target.is_seen], steps[target.is_heard]
+        seeing, hearing, diversity = self(media)
+        seen, heard = seeing[target.is_seen], hearing[target.is_heard]
         wanted = SetTarget.of(target.labels)
         present, shape, flashing, _, places = (each[:, 0] for each in self.sets(seen[:, None]))
         right = ((present > 0) == wanted.present) & ((shape.argmax(-1) == wanted.shape) | ~wanted.present)
