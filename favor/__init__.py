@@ -2,7 +2,7 @@
 
     from favor import Chat, VideoPart, user
 
-    Chat.load("tiny").answer([user(VideoPart("clip.mp4"), "What happens after the bell rings?")])
+    Chat.load("favor-mini").answer([user(VideoPart("clip.mp4"), "What happens after the bell rings?")])
 
 Where things are: ``messages`` the vocabulary, ``media`` and ``clips`` decoding, ``prompt`` and ``processor`` from
 messages to tensors, ``sync`` the arithmetic of steps and windows, ``encoders`` eyes and ears, ``connector`` and

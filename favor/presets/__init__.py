@@ -22,7 +22,7 @@ from favor.errors import ConfigurationError
 if TYPE_CHECKING:  # the names are wanted where nothing heavy is loaded: a command's --help, a server that only echoes
     from favor.configuration import FavorConfig
 
-DEFAULT = "tiny"
+DEFAULT = "favor-mini"
 """The model that answers where none is named."""
 
 _FOLDER = Path(__file__).parent
