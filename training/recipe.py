@@ -6,6 +6,7 @@ with the nearest name. The resolved recipe is saved with the run.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -224,6 +225,12 @@ def load_settings(kind: type[Settings], path: str | Path, overrides: list[str] |
         return kind.model_validate(settings)
     except ValidationError as error:
         raise refusal(kind, file.name, error) from None
+
+
+def recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of a command that reads one recipe, whichever kind."""
+    parser.add_argument("recipe", help="a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ")
 
 
 def save(recipe: Recipe, path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from favor import presets
 from favor.modeling import FavorForConditionalGeneration
 from favor.processor import FavorProcessor
-from training.recipe import Strict, load_settings
+from training.recipe import Strict, load_settings, recipe_arguments
 from training.world import tokenizer
 from training.world.perception import load_encoder
 
@@ -33,9 +33,7 @@ class Assembly(Strict):
     seed: int = 0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ")
+add_arguments = recipe_arguments
 
 
 def run(options: argparse.Namespace) -> int:

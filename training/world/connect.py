@@ -24,7 +24,7 @@ from favor.errors import ConfigurationError
 from favor.modeling import FavorForConditionalGeneration
 from favor.sync import AUDIO_FRAMES_PER_STEP, STEP_S, num_steps, num_windows, step_centres_s
 from training.base_model import use_fastest_attention
-from training.recipe import load_settings
+from training.recipe import load_settings, recipe_arguments
 from training.world import picture, sound, vocabulary
 from training.world.dense import SetHead, SetTarget, join
 from training.world.scene import Scene
@@ -56,9 +56,7 @@ class Connection(Lesson):
     held_out_batch: int = 128
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ")
+add_arguments = recipe_arguments
 
 
 def run(options: argparse.Namespace) -> int:

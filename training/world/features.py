@@ -29,7 +29,7 @@ from favor.processor import FavorProcessor
 from favor.sync import AUDIO_FRAMES_PER_STEP, STEP_S, num_audio_chunks, num_steps, step_centres_s
 from training.base_model import use_fastest_attention
 from training.data.shuffling import hashed
-from training.recipe import load_settings
+from training.recipe import load_settings, recipe_arguments
 from training.world import picture, scenes, sound
 from training.world.scene import Scene
 from training.world.shards import KINDS, ClipFeatures, Encode, Shards, claim, shard_path, write_shard
@@ -77,9 +77,7 @@ class Encoded(NamedTuple):
     audio: Tensor
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ")
+add_arguments = recipe_arguments
 
 
 def run(options: argparse.Namespace) -> int:

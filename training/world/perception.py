@@ -24,7 +24,7 @@ from favor.media import SAMPLE_RATE_HZ
 from favor.modeling import FavorForConditionalGeneration
 from favor.processor import FavorProcessor
 from favor.sync import AUDIO_FRAMES_PER_STEP, STEP_S
-from training.recipe import load_settings
+from training.recipe import load_settings, recipe_arguments
 from training.world import picture, scenes, sound, vocabulary
 from training.world.dense import PictureHeads, SoundHeads, join
 from training.world.scene import Kind, Scene
@@ -57,9 +57,7 @@ class Perception(Lesson):
     part: Literal["vision", "audio"]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ")
+add_arguments = recipe_arguments
 
 
 def run(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from training import export
-from training.recipe import Strict, load_settings
+from training.recipe import Strict, load_settings, recipe_arguments
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -32,9 +32,7 @@ class Publication(Strict):
     precision: Literal["bf16", "fp32"] = "bf16"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ")
+add_arguments = recipe_arguments
 
 
 def run(options: argparse.Namespace) -> int:
