@@ -25,6 +25,7 @@ from training.world import questions
 from training.world.features import Encode, Shards, encode, encode_clips, log_mels, pixel_values, raw_clip, scene_of
 from training.world.packing import HIDDEN, QuestionEncoder, collate, pack, shared_rows
 from training.world.question import Question
+from training.world.shards import media_inputs
 from training.world.stream import WorldData, WorldStream
 
 NUM_CLIPS = 20
@@ -85,8 +86,9 @@ def test_a_packed_question_has_the_logits_of_a_sequence_of_its_own(parts, featur
         alone.append(prompts)
     rows = [[0, 1], [2], [3, 4, 5]]
     packed = collate([[blocks[place] for place in row] for row in rows], filler_id=processor.tokenizer.eos_token_id)
-    soft = [model.get_soft_tokens(**layout._media([clip])) for clip in clips]
-    together = model.get_soft_tokens(**layout._media(clips))
+    chunk_steps = model.config.audio_chunk_steps
+    soft = [model.get_soft_tokens(**media_inputs([clip], chunk_steps=chunk_steps)) for clip in clips]
+    together = model.get_soft_tokens(**media_inputs(clips, chunk_steps=chunk_steps))
     logits = model.language_model(
         inputs_embeds=model.embed(packed["input_ids"], together),
         attention_mask=packed["attention_mask"],
