@@ -44,7 +44,7 @@ bench: install  ## run the benchmarks; each prints one JSON line at its end
 	@$(PYTHON) -m benchmarks.causal_qformer
 	@$(PYTHON) -m benchmarks.training_throughput
 
-ablate: install  ## compare variants of the connector on the generated world; needs the stages of runs/favor-mini up to clips
+ablate: install  ## compare variants of the connector on the generated world (over an hour)
 	@$(PYTHON) -m training ablate
 
 clean:  ## remove caches and build output (.venv stays)

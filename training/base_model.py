@@ -58,7 +58,7 @@ def use_fastest_attention(
 ) -> None:
     """In bfloat16 on a CPU let Hugging Face's layers multiply and add as written ("eager").
 
-    PyTorch's fused kernel takes two to seven times as long there, forward and backward (`python -m
+    PyTorch's fused kernel takes 1.4 to 7.8 times as long there, forward and backward (`python -m
     benchmarks.attention`); everywhere else it is the faster one, and stays.
     """
     if device.type == "cpu" and precision == "bf16":

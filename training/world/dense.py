@@ -21,6 +21,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from favor.encoders import InstructBlipEncoder, WhisperAudioEncoder
 from training.world import vocabulary
+from training.world.exam.scores import edits
 from training.world.picture import BLANK, NO_OBJECT, PATCHES_PER_SIDE, PictureLabels
 
 _SHAPE_WEIGHT, _FLASH_WEIGHT, _SIZE_WEIGHT, _PLACE_WEIGHT = 1.0, 2.0, 0.5, 2.0
@@ -204,7 +205,7 @@ class SoundHeads(nn.Module):
         errors = total = 0
         for found, true in zip(found_words.tolist(), words.tolist(), strict=True):
             reference = _runs(true, nothing=self.num_words, shortest=1)
-            errors += _edits(_runs(found, nothing=self.num_words, shortest=4), reference)
+            errors += edits(_runs(found, nothing=self.num_words, shortest=4), reference)
             total += len(reference)
         return {
             "sound": float((found_sounds == sounds)[heard].float().mean()),
@@ -242,13 +243,3 @@ def _runs(classes: list[int], *, nothing: int, shortest: int) -> list[int]:
                 found.append(classes[start])
             start = place
     return found
-
-
-def _edits(given: list[int], wanted: list[int]) -> int:
-    """Levenshtein distance."""
-    row = list(range(len(wanted) + 1))
-    for number, one in enumerate(given, start=1):
-        previous, row[0] = row[0], number
-        for place, other in enumerate(wanted, start=1):
-            previous, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, previous + (one != other))
-    return row[-1]

@@ -45,8 +45,8 @@ def word_error_rate(said: Sequence[str], right: Sequence[str]) -> float:
     return sum(edits(ours, theirs) for ours, theirs in pairs) / sum(len(theirs) for _, theirs in pairs)
 
 
-def edits(said: Sequence[str], right: Sequence[str]) -> int:
-    """Levenshtein's distance in words."""
+def edits(said: Sequence[object], right: Sequence[object]) -> int:
+    """Levenshtein's distance, in words or whatever else the sequences hold."""
     row = list(range(len(right) + 1))
     for number, ours in enumerate(said, start=1):
         before, row[0] = row[0], number
