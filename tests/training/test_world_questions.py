@@ -185,6 +185,15 @@ def test_the_timeline_tells_everything_in_order():
     assert timeline(IMAGE, random.Random(1)).answer == "red circle, blue square, sign 42"
 
 
+def test_a_detailed_timeline_adds_seconds_sizes_and_places():
+    assert timeline(VIDEO, random.Random(1), is_detailed=True).answer.startswith(
+        "at 0 big red circle comes left, at 0 red circle moves right, at 0 sign stop, at 2 bell with red circle"
+    )
+    assert timeline(IMAGE, random.Random(1), is_detailed=True).answer == (
+        "big red circle left, small blue square right, sign 42"
+    )
+
+
 def test_an_unclear_moment_is_not_asked_about():
     near = Scene(
         6,
@@ -307,7 +316,7 @@ def test_the_same_seed_asks_the_same_questions_and_none_twice():
 
 
 def test_questions_are_worded_in_many_ways_and_some_only_in_tests():
-    assert set(WORDINGS) == {*FAMILIES, "timeline.events"}
+    assert set(WORDINGS) == {*FAMILIES, "timeline.events", "timeline.details"}
     for wording in WORDINGS.values():
         assert len(set(wording.train)) >= 10
         assert len(set(wording.test)) == 2

@@ -38,6 +38,9 @@ NUM_OUTSIDE = 4
 OUTSIDE_BESIDE_CLIP = 0.5
 """Times ``outside_share``: the share of clips that are asked such a question too, which they cannot help to answer."""
 
+DETAILED_SHARE = 0.5
+"""Of the timelines: each event with its second, its size and its place."""
+
 _STATE_VERSION = 1
 _VALIDATION_EPOCH = -1
 _SOURCE = "world"
@@ -229,11 +232,12 @@ class BatchMaker:
         if world.tasks is not None:
             found = [question for question in found if question.task in world.tasks]
         has_timeline = rng.random() < world.timeline_share and (world.tasks is None or "timeline" in world.tasks)
-        timeline = [questions.timeline(scene, rng)] if has_timeline else []
+        is_detailed = rng.random() < DETAILED_SHARE
+        timeline = [questions.timeline(scene, rng, is_detailed=is_detailed)] if has_timeline else []
         answerable = [question for question in found if dropped not in question.needs]
         if dropped is not None and len(answerable) < MIN_QUESTIONS:
             answerable, dropped = found, None
-        told = [question for question in timeline if question is not None and dropped not in question.needs]
+        told = [question for question in timeline if dropped not in question.needs]
         if world.tasks is None and rng.random() < OUTSIDE_BESIDE_CLIP * world.outside_share:
             told.append(questions.outside(rng))
         return [*answerable[: world.questions_per_clip], *told], dropped

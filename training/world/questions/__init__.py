@@ -74,14 +74,15 @@ def ask_family(scene: Scene, family: str, rng: random.Random, *, wording: Wordin
     return None if draft is None else _worded(FAMILIES[family], draft, rng, wording)
 
 
-def timeline(scene: Scene, rng: random.Random, *, wording: WordingSet = "train") -> Question:
-    """All events in order of time; for training only."""
-    answer = events_in_order(Clip(scene))
-    text = rng.choice(getattr(WORDINGS["timeline.events"], wording))
+def timeline(scene: Scene, rng: random.Random, *, is_detailed: bool = False, wording: WordingSet = "train") -> Question:
+    """All events in order of time, on demand each with its second, size and place; for training only."""
+    family = "timeline.details" if is_detailed else "timeline.events"
+    answer = events_in_order(Clip(scene), is_detailed=is_detailed)
+    text = rng.choice(getattr(WORDINGS[family], wording))
     streams = [("picture", scene.has_picture), ("sound", scene.has_sound)]
     return Question(
         task="timeline",
-        family="timeline.events",
+        family=family,
         text=typed(text, rng) if wording == "train" else text,
         answer=answer,
         unskilled=(answer,),
