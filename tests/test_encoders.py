@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from favor.configuration import ConnectorConfig, FavorConfig
-from favor.encoders import InstructBlipEncoder, LayeredEncoder, WhisperAudioEncoder
+from favor.encoders import EvaViT, InstructBlipEncoder, LayeredEncoder, WhisperAudioEncoder
 from favor.encoders.layered import ROWS_PER_PASS
 from tests.golden_vectors import Golden
 
@@ -215,3 +215,30 @@ def test_an_unfrozen_encoder_learns() -> None:
 def test_sound_that_is_not_thirty_seconds_of_mel_is_an_internal_error() -> None:
     with pytest.raises(AssertionError, match="99 mel frames given, Whisper takes exactly 100"):
         tiny_whisper()(torch.randn(1, 80, 99))
+
+
+def tiny_eva() -> EvaViT:
+    return EvaViT(
+        InstructBlipVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=14,
+        )
+    )
+
+
+@pytest.mark.parametrize("make", [tiny_whisper, tiny_eva])
+def test_the_halves_of_a_layer_make_the_whole(make):
+    encoder = make()
+    hidden = torch.randn(2, encoder.shape(0).num_tokens, encoder.shape(0).width)
+    whole = encoder.run_layer(0, hidden)
+    assert torch.equal(LayeredEncoder.run_layer(encoder, 0, hidden), whole)
+    prompts = torch.randn(2, 3, encoder.shape(0).width)
+    seen = encoder.run_layer(0, torch.cat((hidden, prompts), dim=1))
+    branch = encoder.attend(0, hidden, prompts)
+    hidden, prompts = hidden + branch.tokens, prompts + branch.prompts
+    torch.testing.assert_close(seen[:, :-3], hidden + encoder.transform(0, hidden))
+    torch.testing.assert_close(seen[:, -3:], prompts + encoder.transform(0, prompts))

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from favor.adapters.contract import StreamShape
 
 ROWS_PER_PASS = 16
 """Frames or 30-s chunks that a frozen encoder takes at a time; bounds its memory, never its result."""
 
 
+class Branch(NamedTuple):
+    """What attention adds to the tokens (B, N, width) and to the prompts (B, P, width) beside them, if any."""
+
+    tokens: Tensor
+    prompts: Tensor | None = None
+
+
 class LayeredEncoder(nn.Module, ABC):
     """A transformer encoder in three steps: ``embed``, every layer in turn, ``finish``.
+
+    A layer is two halves, each added to what went into it, and perhaps a change of resolution after them.
 
     Starts frozen: no gradients, evaluation mode whatever its parent's mode, inputs in passes of ROWS_PER_PASS rows.
     """
@@ -30,8 +42,25 @@ class LayeredEncoder(nn.Module, ABC):
         """Inputs to the first layer's input, (B, tokens, width)."""
 
     @abstractmethod
+    def attend(self, index: int, hidden: Tensor, prompts: Tensor | None = None) -> Branch:
+        """What the attention of layer ``index`` adds, its norm included; prompts (B, P, width) are seen and see."""
+
+    @abstractmethod
+    def transform(self, index: int, hidden: Tensor) -> Tensor:
+        """What the MLP of layer ``index`` adds to each token, its norm included, (B, tokens, width)."""
+
+    def move_on(self, index: int, hidden: Tensor) -> Tensor:
+        """From the end of layer ``index`` to the beginning of the next: a new resolution behind some layers."""
+        return hidden
+
+    @abstractmethod
+    def shape(self, index: int) -> StreamShape:
+        """Of what goes into layer ``index``."""
+
     def run_layer(self, index: int, hidden: Tensor) -> Tensor:
         """Layer ``index`` alone, (B, tokens, width) -> (B, tokens, width)."""
+        hidden = hidden + self.attend(index, hidden).tokens
+        return self.move_on(index, hidden + self.transform(index, hidden))
 
     @abstractmethod
     def finish(self, hidden: Tensor) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import gelu
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from favor.encoders.layered import LayeredEncoder
+from favor.adapters.contract import StreamShape
+from favor.encoders.layered import Branch, LayeredEncoder
 
 
 class WhisperAudioEncoder(LayeredEncoder):
@@ -34,6 +36,21 @@ class WhisperAudioEncoder(LayeredEncoder):
 
     def run_layer(self, index: int, hidden: Tensor) -> Tensor:
         return self.model.layers[index](hidden, None)
+
+    def attend(self, index: int, hidden: Tensor, prompts: Tensor | None = None) -> Branch:
+        layer = self.model.layers[index]
+        num_tokens = hidden.shape[1]
+        seen = hidden if prompts is None else torch.cat((hidden, prompts), dim=1)
+        added, _ = layer.self_attn(hidden_states=layer.self_attn_layer_norm(seen), attention_mask=None)
+        return Branch(added[:, :num_tokens], None if prompts is None else added[:, num_tokens:])
+
+    def transform(self, index: int, hidden: Tensor) -> Tensor:
+        layer = self.model.layers[index]
+        return layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(hidden))))
+
+    def shape(self, index: int) -> StreamShape:
+        model = self.model
+        return StreamShape(model.config.d_model, model.max_source_positions, has_cls=False, layer=index)
 
     def finish(self, hidden: Tensor) -> Tensor:
         return self.model.layer_norm(hidden)
