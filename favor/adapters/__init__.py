@@ -1,8 +1,20 @@
 """Adapters: small trained modules that let two frozen encoders tell each other what they perceive.
 
-contract   what an adapter is
+contract          what an adapter is
+lavish            latent tokens beside attention and MLP (AVISH too)
+av_pea            CLS tokens look at the other stream, beside attention
+bottleneck        the part that LAVISH, DG-SCT and AV-PEA share
+cross_attention   attention between streams, in full precision
+bridge            from one encoder's width to the other's
+
+``options_for("lavish", "ave")`` is where to begin.
 """
 
+from dataclasses import fields, replace
+from typing import Any
+
+from favor.adapters.av_pea import AvPeaOptions
+from favor.adapters.choices import TASKS, require_choice, require_type
 from favor.adapters.contract import (
     AdapterLayer,
     AdapterOptions,
@@ -12,5 +24,42 @@ from favor.adapters.contract import (
     Site,
     StreamShape,
 )
+from favor.adapters.lavish import LavishOptions
 
-__all__ = ["AdapterLayer", "AdapterOptions", "Additions", "Cost", "Prompts", "Site", "StreamShape"]
+OPTIONS: dict[str, type[AdapterOptions]] = {
+    "lavish": LavishOptions,
+    "av_pea": AvPeaOptions,
+}
+"""Every kind of adapter by its name."""
+
+
+def options_for(name: str, task: str | None = None, **changes: Any) -> AdapterOptions:
+    """Settings of an adapter: of a published task or, without one, its defaults; with changes to some of them.
+
+    Raises:
+        ConfigurationError: an unknown name, task or setting (the nearest is named), or a value that is not allowed.
+    """
+    require_choice("the adapter", name, OPTIONS)
+    kind = OPTIONS[name]
+    options = kind() if task is None else kind.for_task(task)
+    known = [field.name for field in fields(options)]  # type: ignore[arg-type]  # every kind is a dataclass
+    for key, value in changes.items():
+        require_choice(f"a setting of {name}", key, known)
+        require_type(kind, key, value)
+    return replace(options, **changes)  # type: ignore[type-var]
+
+
+__all__ = [
+    "OPTIONS",
+    "TASKS",
+    "AdapterLayer",
+    "AdapterOptions",
+    "Additions",
+    "AvPeaOptions",
+    "Cost",
+    "LavishOptions",
+    "Prompts",
+    "Site",
+    "StreamShape",
+    "options_for",
+]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from favor.adapters.bridge import Bridge
 from favor.errors import ConfigurationError
 
-PARTS = ("latent tokens", "bottleneck convolutions", "norms", "gates", "bridges")
+PARTS = ("latent tokens", "bottleneck convolutions", "norms", "gates", "bridges", "learned queries")
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,15 @@ class BottleneckOptions:
     ln_post: bool = True
     gate: bool = True
 
-    def check(self, width: int) -> None:
-        """Raise ConfigurationError unless a stream of this width can be reduced and parted into groups."""
+    def __post_init__(self) -> None:
         for name in ("reduction", "groups"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(
                     f"{name} is {getattr(self, name)}", allowed="1 or more", advice=f"Use {name}=1 for none"
                 )
+
+    def check(self, width: int) -> None:
+        """Raise ConfigurationError unless a stream of this width can be reduced and parted into groups."""
         if width % self.reduction:
             raise ConfigurationError(
                 f"a stream of width {width} with reduction {self.reduction}",
@@ -120,8 +122,8 @@ class Bottleneck(nn.Module):
 def weights_by_part(layers: nn.Module) -> dict[str, int]:
     """Trained weights of adapters around a bottleneck, by PARTS; each is counted once, parts without any are left out.
 
-    Latent tokens are the parameters whose name ends in ``latents``, gates those whose name ends in ``gate``. What is
-    none of PARTS is counted under ``others``.
+    Latent tokens, gates and learned queries are known by the ends of their names: latents, gate, query. What is none of
+    PARTS is counted under ``others``.
     """
     seen: set[Tensor] = set()
     counts: Counter[str] = Counter()
@@ -145,7 +147,7 @@ def _part(module: nn.Module, name: str) -> str:
         return "bottleneck convolutions"
     if isinstance(module, nn.LayerNorm | nn.BatchNorm1d):
         return "norms"
-    endings: Mapping[str, str] = {"latents": "latent tokens", "gate": "gates"}
+    endings: Mapping[str, str] = {"latents": "latent tokens", "gate": "gates", "query": "learned queries"}
     return next((part for ending, part in endings.items() if name.endswith(ending)), "others")
 
 

@@ -115,6 +115,15 @@ class AdapterOptions(ABC):
     Every kind's ``for_task`` holds the defaults of a published task (``ave``, ``avs``, ``avqa``, ``avvp``).
     """
 
+    @classmethod
+    @abstractmethod
+    def for_task(cls, task: str) -> AdapterOptions:
+        """What was published for a task, or comes nearest to it.
+
+        Raises:
+            ConfigurationError: an unknown task.
+        """
+
     @abstractmethod
     def build(self, sites: tuple[Site, ...]) -> nn.ModuleList:
         """One :class:`AdapterLayer` per site, in their order; layers may share weights.
