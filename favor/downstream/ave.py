@@ -66,13 +66,8 @@ def read_annotations(path: str | Path, *, classes: Sequence[str] | None = None) 
     ]
     if not rows:
         raise Place(Path(path).name).error("a header and no rows", allowed="at least one row")
-    names = list(dict.fromkeys(row["Category"] for row in rows)) if classes is None else list(classes)
-    if len(set(names)) != NUM_CLASSES or len(names) != NUM_CLASSES:
-        raise Place(Path(path).name).error(
-            f"{len(names)} classes",
-            allowed=f"{NUM_CLASSES} different ones; their order of first appearance numbers them",
-            advice="Give the full annotation file, or its classes along with a split file",
-        )
+    names = _classes(Path(path).name, rows) if classes is None else list(classes)
+    assert len(set(names)) == len(names) == NUM_CLASSES, f"{len(names)} classes given, not {NUM_CLASSES} different ones"
     return tuple(_clip(number, row, names) for number, row in enumerate(rows))
 
 
@@ -115,6 +110,22 @@ def _without_header(lines: list[tuple[Place, str]]) -> list[tuple[Place, str]]:
     fields = [field.strip() for field in lines[0][1].split("&")]
     is_header = fields[0].casefold() == _COLUMNS[0].casefold() and not is_whole_number(fields[-1])
     return lines[1:] if is_header else lines
+
+
+def _classes(file: str, rows: Sequence[Row]) -> list[str]:
+    """Class names in the order of first appearance, which numbers them; all 28 must be there."""
+    firsts = {row["Category"]: row for row in reversed(rows)}
+    names = list(dict.fromkeys(row["Category"] for row in rows))
+    if len(names) > NUM_CLASSES:
+        extra = names[NUM_CLASSES]
+        raise firsts[extra].place.error(f"Category is {extra!r}, the 29th class", allowed=f"{NUM_CLASSES} classes")
+    if len(names) < NUM_CLASSES:
+        raise Place(file).error(
+            f"{len(names)} classes",
+            allowed=f"{NUM_CLASSES}, for their order of first appearance numbers them",
+            advice="Give the full annotation file, or its classes along with a split file",
+        )
+    return names
 
 
 def _clip(number: int, row: Row, names: Sequence[str]) -> AveClip:
