@@ -41,7 +41,7 @@ def shares(name: str, values: ArrayLike, shape: Sequence[Length]) -> NDArray[np.
 def marks(name: str, values: ArrayLike, shape: Sequence[Length]) -> NDArray[np.bool_]:
     """``values`` as booleans; numbers must be 0 or 1."""
     array = _shaped(name, values, shape)
-    if array.dtype.kind not in "fiub" or not np.isin(array, (0, 1)).all():
+    if array.dtype.kind not in "fiub" or not ((array == 0) | (array == 1)).all():
         raise _error(name, "with other values than 0 and 1", "0 and 1, or booleans")
     return array.astype(bool)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,11 +48,13 @@ def scores(probabilities: ArrayLike, truth: ArrayLike, *, per_batch: int | None 
     Raises:
         ScoringError: also if no frame at all has a true mask and ``per_batch`` is None: the F-score is undefined.
     """
-    predicted, masks = _checked(probabilities, truth)
+    predicted, masks = np.asarray(probabilities), np.asarray(truth)
+    _check_shapes(predicted, masks)
     if per_batch is not None and per_batch < 1:
         raise ScoringError(f"per_batch is {per_batch}", allowed="None, or clips from 1 on", advice="Correct it")
-    ious = frame_ious(predicted, masks)
-    curves = frame_f_curves(predicted, masks)
+    # One clip at a time: a test set in double precision, several times over, would not fit a small machine.
+    ious = np.concatenate([frame_ious(clip[None], mask[None]) for clip, mask in zip(predicted, masks)])
+    curves = np.concatenate([frame_f_curves(clip[None], mask[None]) for clip, mask in zip(predicted, masks)])
     if per_batch is None and np.isnan(curves).all():
         raise ScoringError("no frame has a true mask", allowed="at least one", advice="Score mIoU alone")
     batches = list(_batches(len(masks), per_batch))
@@ -115,6 +118,15 @@ def _best(curves: NDArray[np.float64]) -> float:
 def _batches(clips: int, per_batch: int | None) -> Iterator[slice]:
     size = clips if per_batch is None else per_batch
     return (slice(start, start + size) for start in range(0, clips, size))
+
+
+def _check_shapes(predicted: NDArray[Any], masks: NDArray[Any]) -> None:
+    if predicted.shape != masks.shape or masks.ndim != 4 or not masks.size:
+        raise ScoringError(
+            f"probabilities are of shape {predicted.shape}, the truth of {masks.shape}",
+            allowed="(clips, frames, height, width), the same for both",
+            advice="Correct the predictions or the truth",
+        )
 
 
 def _checked(probabilities: ArrayLike, truth: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

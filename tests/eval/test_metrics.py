@@ -282,7 +282,9 @@ def test_avs_agrees_with_a_literal_second_version(seed: int) -> None:
         assert (found.miou, found.f_score) == pytest.approx((np.mean(ious), np.mean(best)))
 
 
-def test_avs_refuses_logits_and_grey_truth() -> None:
+def test_avs_refuses_logits_grey_truth_and_other_shapes() -> None:
+    with pytest.raises(ScoringError, match=r"of shape \(1, 1, 1, 3\), the truth of \(1, 1, 1, 2\)"):
+        avs.scores(frames([0.2, 0.1, 0.0]), frames([1, 0]))
     with pytest.raises(ScoringError, match="sigmoid"):
         avs.scores(frames([2.0, -1.0]), frames([1, 0]))
     with pytest.raises(ScoringError, match="other values than 0 and 1"):
