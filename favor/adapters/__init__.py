@@ -2,6 +2,8 @@
 
 contract          what an adapter is
 lavish            latent tokens beside attention and MLP (AVISH too)
+dg_sct            maps of the channels and tokens that matter to the other stream, beside attention and MLP
+copl              prompts that the streams write for each other
 av_pea            CLS tokens look at the other stream, beside attention
 bottleneck        the part that LAVISH, DG-SCT and AV-PEA share
 cross_attention   attention between streams, in full precision
@@ -24,11 +26,15 @@ from favor.adapters.contract import (
     Site,
     StreamShape,
 )
+from favor.adapters.copl import CoplOptions
+from favor.adapters.dg_sct import DgSctOptions
 from favor.adapters.lavish import LavishOptions
 
 OPTIONS: dict[str, type[AdapterOptions]] = {
     "lavish": LavishOptions,
+    "dg_sct": DgSctOptions,
     "av_pea": AvPeaOptions,
+    "copl": CoplOptions,
 }
 """Every kind of adapter by its name."""
 
@@ -56,7 +62,9 @@ __all__ = [
     "AdapterOptions",
     "Additions",
     "AvPeaOptions",
+    "CoplOptions",
     "Cost",
+    "DgSctOptions",
     "LavishOptions",
     "Prompts",
     "Site",
