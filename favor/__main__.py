@@ -1,4 +1,8 @@
-"""The command line: ``python -m favor ask CLIP "QUESTION"`` and ``python -m favor inspect CLIP``.
+"""The command line.
+
+    python -m favor ask CLIP "QUESTION"
+    python -m favor inspect CLIP
+    python -m favor adapters --host HOST --adapter NAME [KEY=VALUE ...]
 
 Exit status: 0 done; 1 the answer was interrupted; 2 something given cannot be used (one line on stderr says what).
 """
@@ -13,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from favor import presets
 from favor.errors import ConfigurationError, FavorError
@@ -75,6 +81,30 @@ def inspect(options: argparse.Namespace) -> None:
         print(json.dumps(receipt.to_dict(), allow_nan=False))
     else:
         print_receipt(receipt)
+
+
+def adapters(options: argparse.Namespace) -> None:
+    """Say what an adapter weighs and costs in a pair of encoders."""
+    from favor.accounting import account
+    from favor.terminal import print_account, quiet_libraries
+
+    quiet_libraries()
+    changes = dict(_setting(given) for given in options.settings)
+    found = account(options.host, options.adapter, options.task, **changes)
+    if options.json:
+        print(json.dumps(found.to_dict()))
+    else:
+        print_account(found)
+
+
+def _setting(given: str) -> tuple[str, Any]:
+    """``num_latents=4`` as its key and value."""
+    key, has_value, value = given.partition("=")
+    if not has_value:
+        raise ConfigurationError(
+            f"the setting {given!r} has no '='", allowed="KEY=VALUE", advice="Write for example num_latents=4"
+        )
+    return key, yaml.safe_load(value)
 
 
 def _part(options: argparse.Namespace) -> MediaPart:
@@ -149,6 +179,14 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("inspect", parents=[clip], help="show what the model sees and hears of a clip")
     command.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     command.set_defaults(run=inspect)
+
+    command = commands.add_parser("adapters", help="say what an adapter weighs and costs between two encoders")
+    command.add_argument("--host", required=True, help="vit-b16, vit-l16, swinv2-b, swinv2-l, swinv2-l+htsat, ...")
+    command.add_argument("--adapter", required=True, help="lavish, dg_sct, av_pea or copl")
+    command.add_argument("--task", help="start from the published settings of ave, avs, avqa or avvp")
+    command.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings that differ")
+    command.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    command.set_defaults(run=adapters)
     return parser
 
 

@@ -6,7 +6,8 @@ FavorConfig
 ├── audio_config      WhisperConfig               only its encoder half is used
 ├── connector_config  ConnectorConfig             synchronisation, windows, causal Q-Former, projection
 ├── text_config       any causal LM's config
-└── lora_config       LoraOptions, or None
+├── lora_config       LoraOptions, or None
+└── adapter_config    {"name": "lavish", ...}, or None: an adapter between the encoders
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from transformers import (
     WhisperConfig,
 )
 
+from favor.adapters import options_of
 from favor.errors import ConfigurationError
 from favor.sync import AUDIO_FRAMES_PER_STEP
 
@@ -167,6 +169,8 @@ class FavorConfig(PreTrainedConfig):
         placeholder_token_id: the token id that stands for one soft token in the language model's input.
         is_instruction_aware: the image Q-Former reads the question beside every frame, as InstructBLIP does; without,
             features do not depend on the question.
+        adapter_config: ``name`` of an adapter between the two encoders, ``task`` whose published settings it starts
+            from, and settings that differ (favor/adapters).
         prompt_format: ``vicuna`` (paper's ``USER: ... ASSISTANT:``) or ``chat_template`` (the tokenizer's own).
     """
 
@@ -186,6 +190,7 @@ class FavorConfig(PreTrainedConfig):
     connector_config: ConnectorConfig | Any = None
     text_config: Any = None
     lora_config: LoraOptions | Any = None
+    adapter_config: dict[str, Any] | None = None
     num_image_query_tokens: int = 32
     placeholder_token_id: int = 0
     is_instruction_aware: bool = True
@@ -203,6 +208,8 @@ class FavorConfig(PreTrainedConfig):
             self.lora_config = _build(LoraOptions, self.lora_config)
         self.text_config = _build_text_config(self.text_config)
         self._check_widths()
+        if self.adapter_config is not None:
+            options_of(self.adapter_config)
         super().__post_init__(**kwargs)
 
     @property

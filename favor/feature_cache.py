@@ -145,8 +145,15 @@ class FeatureCache:
             dtype: of the entries; by default the encoders' own, which keeps them exact.
 
         Raises:
-            ConfigurationError: an encoder is being trained, so what it says today is wrong tomorrow.
+            ConfigurationError: an encoder is being trained, so what it says today is wrong tomorrow; or an adapter
+                lets the encoders hear each other, so what one says depends on the other.
         """
+        if model.adapter is not None:
+            raise ConfigurationError(
+                f"the model has an adapter between its encoders: {model.config.adapter_config}",
+                allowed="a feature cache for encoders that work each for itself",
+                advice="Leave the cache out: an adapter works from the first layer on",
+            )
         for name, encoder in (("vision", model.vision), ("audio", model.audio)):
             if not encoder.is_frozen or any(parameter.requires_grad for parameter in encoder.parameters()):
                 raise ConfigurationError(

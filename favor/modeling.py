@@ -22,10 +22,12 @@ from transformers import (
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from favor.adapters import options_of, refuse_misfit
 from favor.configuration import FavorConfig
 from favor.connector import Connector, ConnectorOutput
-from favor.encoders import InstructBlipEncoder, WhisperAudioEncoder
-from favor.errors import PlaceholderError
+from favor.encoders import InstructBlipEncoder, JointEncoder, WhisperAudioEncoder
+from favor.encoders.meetings import Meetings
+from favor.errors import ConfigurationError, PlaceholderError
 from favor.lora import add_lora, freeze_all_but_lora
 from favor.sync import AUDIO_FRAMES_PER_STEP, ClipSteps, WindowPlan
 
@@ -85,6 +87,9 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.vision = InstructBlipEncoder(config)
         self.audio = WhisperAudioEncoder(config.audio_config)
+        self.adapter: JointEncoder | None = None
+        if config.adapter_config is not None:
+            self.put_adapter(config.adapter_config)
         self.connector = Connector(config.connector_config, llm_width=config.text_config.hidden_size)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
@@ -101,6 +106,21 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if model.config.lora_config is not None:
             freeze_all_but_lora(model.language_model)
         return loaded
+
+    def put_adapter(self, settings: dict[str, Any] | None) -> None:
+        """Put a fresh adapter between the encoders, in the place of any that is there; None takes it out.
+
+        Args:
+            settings: as ``adapter_config`` of :class:`favor.configuration.FavorConfig`.
+
+        Raises:
+            ConfigurationError: an unknown adapter or setting, or one that does not fit these encoders.
+        """
+        self.adapter, self.config.adapter_config = None, settings
+        if settings is not None:
+            options = options_of(settings)
+            refuse_misfit(options, window_steps=self.config.connector_config.window_steps)
+            self.adapter = JointEncoder(self.vision.vit, self.audio, options, audio_tokens=AUDIO_FRAMES_PER_STEP)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Connector | InstructBlipEncoder):
@@ -135,7 +155,12 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def get_audio_features(self, input_features: Tensor) -> Tensor:
         """Whisper's vectors cut into steps: (K, mel bins, frames of a chunk) -> (S, 25, audio width)."""
-        return self.audio(input_features).flatten(0, 1).unflatten(0, (-1, AUDIO_FRAMES_PER_STEP))
+        return self._steps_of(self.audio(input_features))
+
+    @staticmethod
+    def _steps_of(sound: Tensor) -> Tensor:
+        """(K, positions, width) -> (S, 25, width)."""
+        return sound.flatten(0, 1).unflatten(0, (-1, AUDIO_FRAMES_PER_STEP))
 
     def get_soft_tokens(
         self,
@@ -157,18 +182,61 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         config = self.config.connector_config
         like = next(self.connector.parameters())  # by no name: naming a weight here would make ZeRO-3 gather it
-        visual = like.new_zeros(0, config.tokens_per_step, config.visual_width)
-        audio = like.new_zeros(0, AUDIO_FRAMES_PER_STEP, config.audio_widths[0])
-        if visual_features is not None:
-            visual = visual_features
-        elif pixel_values is not None and len(pixel_values):
-            visual = self.get_visual_features(pixel_values, num_frames, instruction_ids, instruction_mask)
-        if audio_features is not None:
-            audio = audio_features
-        elif input_features is not None and len(input_features):
-            audio = self.get_audio_features(input_features)
+        pixels = None if pixel_values is None or not len(pixel_values) else pixel_values
+        mels = None if input_features is None or not len(input_features) else input_features
+        instructions = instruction_ids, instruction_mask
+        if self.adapter is not None:
+            if visual_features is not None or audio_features is not None:
+                raise ConfigurationError(
+                    "features of the encoders were given, and an adapter works inside the encoders",
+                    allowed="pixel_values and input_features",
+                    advice="Leave out the features, or the adapter",
+                )
+            visual_features, audio_features = self._adapted(
+                pixels, mels, num_frames, num_audio_steps, is_image, *instructions
+            )
+        if visual_features is None and pixels is not None:
+            visual_features = self.get_visual_features(pixels, num_frames, *instructions)
+        if audio_features is None and mels is not None:
+            audio_features = self.get_audio_features(mels)
+        if visual_features is None:
+            visual_features = like.new_zeros(0, config.tokens_per_step, config.visual_width)
+        if audio_features is None:
+            audio_features = like.new_zeros(0, AUDIO_FRAMES_PER_STEP, config.audio_widths[0])
         plan = self._plan(num_frames.tolist(), num_audio_steps.tolist(), is_image.tolist())
-        return self.connector(visual.to(like.dtype), [audio.to(like.dtype)], plan)
+        return self.connector(visual_features.to(like.dtype), [audio_features.to(like.dtype)], plan)
+
+    def _adapted(
+        self,
+        pixels: Tensor | None,
+        mels: Tensor | None,
+        num_frames: Tensor,
+        num_audio_steps: Tensor,
+        is_image: Tensor,
+        instruction_ids: Tensor,
+        instruction_mask: Tensor,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Features of both streams as :meth:`get_soft_tokens` takes them, the encoders seeing each other."""
+        assert self.adapter is not None
+        vit, whisper = self.vision.vit.model.config, self.audio.model
+        if pixels is None:
+            assert mels is not None, "neither picture nor sound"
+            pixels = mels.new_zeros(0, 3, vit.image_size, vit.image_size)
+        if mels is None:
+            mels = pixels.new_zeros(0, whisper.num_mel_bins, 2 * whisper.max_source_positions)
+        meetings = Meetings.of_clips(
+            num_frames.tolist(),
+            num_audio_steps.tolist(),
+            is_image.tolist(),
+            chunk_steps=self.config.audio_chunk_steps,
+            window_steps=self.config.connector_config.window_steps,
+        ).to(pixels.device)
+        patches, sound = self.adapter(pixels, mels, meetings)[:2]
+        visual = None
+        if len(patches):
+            clip_of_frame = torch.repeat_interleave(num_frames)
+            visual = self.vision.read(patches, instruction_ids[clip_of_frame], instruction_mask[clip_of_frame])
+        return visual, self._steps_of(sound) if len(sound) else None
 
     @can_return_tuple
     def forward(

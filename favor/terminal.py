@@ -1,8 +1,9 @@
-"""What the command line shows: a progress bar while decoding, and a receipt as a table."""
+"""What the command line shows: a progress bar while decoding, receipts and accounts as tables."""
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -10,6 +11,9 @@ from rich.table import Table
 from transformers.utils import logging
 
 from favor.clips import ClipReceipt
+
+if TYPE_CHECKING:
+    from favor.accounting import Account
 
 
 class DecodingProgress:
@@ -60,6 +64,23 @@ def print_receipt(receipt: ClipReceipt) -> None:
     rows += [("skipped", reason) for reason in media.skipped] or [("skipped", "nothing")]
     for row in rows:
         table.add_row(*row)
+    Console(highlight=False, markup=False).print(table)
+
+
+def print_account(account: Account) -> None:
+    """What an adapter weighs and costs, as a table on stdout."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("adapter", f"{account.adapter} in {account.host}")
+    table.add_row("settings", ", ".join(f"{key} {value}" for key, value in account.settings.items()))
+    for part, number in account.parts.items():
+        table.add_row(part, f"{number:,} parameters")
+    table.add_row("in all", f"{account.parameters:,} parameters, {account.share:.2%} of the backbone's")
+    table.add_row("backbone", f"{account.backbone:,} frozen parameters, without heads")
+    table.add_row(
+        "cost", f"{account.macs / 1e9:.4f} GMAC a frame, of which attention {account.attention_macs / 1e9:.4f}"
+    )
+    for number, site in enumerate(account.sites):
+        table.add_row("" if number else "inserted", site)
     Console(highlight=False, markup=False).print(table)
 
 

@@ -210,6 +210,8 @@ def _mixed(encoder: WindowedEncoder, attention, seen: Tensor, place: tuple) -> T
         for part in (inner.query, inner.key, inner.value)
     ]
     scores = encoder.similarity(inner, *(head[None] for head in heads[:2]))[0].clone()
+    scores[:, num_tokens:] += encoder.prompt_bias
+    scores[:, :num_tokens, num_tokens:] += encoder.prompt_bias
     for one in range(num_tokens):
         for other in range(num_tokens):
             scores[:, one, other] += bias[:, one, other] if region[one] == region[other] else -torch.inf

@@ -49,6 +49,9 @@ def base_model(recipe: Recipe) -> tuple[FavorForConditionalGeneration, FavorProc
         model, processor = _assembled(_changed(recipe), DTYPES[recipe.optimisation.precision])
     else:
         model, processor = _from_folder(recipe)
+    if recipe.adapter is not None:
+        torch.manual_seed(recipe.seed)
+        model.put_adapter(recipe.adapter)
     processor.max_seconds = recipe.data.max_seconds
     return model, processor
 

@@ -21,7 +21,13 @@ ENCODER_LORA_TARGETS = {
 }
 """Linears that get LoRA in the parts that have no ``lora_config`` of their own."""
 
-PREFIXES = {"vision": "vision.", "audio": "audio.", "sync": "connector.", "llm": "language_model."}
+PREFIXES = {
+    "vision": "vision.",
+    "audio": "audio.",
+    "adapter": "adapter.",
+    "sync": "connector.",
+    "llm": "language_model.",
+}
 """Beginning of the parameter names of each part."""
 
 
@@ -46,6 +52,12 @@ def apply(model: FavorForConditionalGeneration, parts: Parts) -> None:
     """
     _set_encoder(model.vision, "vision", parts.vision)
     _set_encoder(model.audio, "audio", parts.audio)
+    if model.adapter is not None:
+        if parts.adapter == "lora":
+            raise ConfigurationError(
+                "parts.adapter is 'lora'", allowed="frozen, full", advice="An adapter is small: let it learn in full"
+            )
+        _set_mode(model.adapter, "adapter", parts.adapter)
     _set_mode(model.connector, "sync", parts.sync)
     if parts.llm == "lora":
         if model.config.lora_config is None:

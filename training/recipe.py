@@ -181,6 +181,8 @@ class Recipe(Strict):
     Args:
         name, summary: what it is, and what it reproduces.
         model: a preset or a model folder. model_changes: settings of its connector_config that differ.
+        adapter: a fresh one between the encoders, as ``adapter_config`` of the model's configuration:
+            ``{name: lavish, task: ave, num_latents: 4}``; None keeps what the model has.
         output: folder of the run.
         seed: of everything random.
     """
@@ -189,6 +191,7 @@ class Recipe(Strict):
     summary: str
     model: str
     model_changes: dict[str, Any] = {}
+    adapter: dict[str, Any] | None = None
     output: str
     seed: int = 0
     parts: Parts = Parts()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from favor.connector import ConnectorOutput
+from favor.encoders import Meetings
 from favor.modeling import FavorForConditionalGeneration
 from favor.processor import FavorInputs
 from favor.prompt import IGNORED
@@ -40,11 +41,12 @@ class LossSums(NamedTuple):
 
 
 class FrozenEncoders:
-    """The encoders that do not learn, taken out of a model."""
+    """The encoders that do not learn, taken out of a model; where an adapter learns inside them, they stay in it."""
 
     def __init__(self, model: FavorForConditionalGeneration, device: torch.device) -> None:
-        self.vision = model.vision.to(device) if model.vision.is_frozen else None
-        self.audio = model.audio.to(device) if model.audio.is_frozen else None
+        stays = model.adapter is not None
+        self.vision = model.vision.to(device) if model.vision.is_frozen and not stays else None
+        self.audio = model.audio.to(device) if model.audio.is_frozen and not stays else None
         for name in ("vision", "audio"):
             if getattr(self, name) is not None:
                 setattr(model, name, None)
@@ -98,21 +100,30 @@ class TrainedModel(nn.Module):
         )
 
     def _idle_encoders(self, media: Inputs) -> list[Tensor]:
-        """Encoders that learn but have no input in this batch, run on zeros."""
-        found = []
-        if self.model.vision is not None and "pixel_values" not in media:
-            vision = self.model.vision
-            size, like = vision.vit.model.config.image_size, vision.query_tokens
-            frame = torch.zeros(1, 3, size, size, dtype=like.dtype, device=like.device)
-            nobody = torch.zeros(1, 0, dtype=torch.long, device=like.device)
-            found.append(vision(frame, nobody, nobody).sum())
-        if self.model.audio is not None and "input_features" not in media:
-            model = self.model.audio.model
-            like = model.conv1.weight
-            length = 2 * model.max_source_positions
-            silence = torch.zeros(1, model.num_mel_bins, length, dtype=like.dtype, device=like.device)
-            found.append(self.model.audio(silence).sum())
+        """Encoders that learn, or hold an adapter that does, but have no input in this batch, run on zeros."""
+        model, found = self.model, []
+        if model.adapter is not None:
+            if "pixel_values" not in media or "input_features" not in media:
+                frame, silence = self._black_frame(), self._silence()
+                one = Meetings.of_clips([1], [1], [False], chunk_steps=model.config.audio_chunk_steps, window_steps=1)
+                found += [tokens.sum() for tokens in model.adapter(frame, silence, one.to(frame.device))[:2]]
+            return found
+        if model.vision is not None and "pixel_values" not in media:
+            frame = self._black_frame()
+            nobody = torch.zeros(1, 0, dtype=torch.long, device=frame.device)
+            found.append(model.vision(frame, nobody, nobody).sum())
+        if model.audio is not None and "input_features" not in media:
+            found.append(model.audio(self._silence()).sum())
         return found
+
+    def _black_frame(self) -> Tensor:
+        size, like = self.model.vision.vit.model.config.image_size, self.model.vision.query_tokens
+        return torch.zeros(1, 3, size, size, dtype=like.dtype, device=like.device)
+
+    def _silence(self) -> Tensor:
+        model = self.model.audio.model
+        like = model.conv1.weight
+        return torch.zeros(1, model.num_mel_bins, 2 * model.max_source_positions, dtype=like.dtype, device=like.device)
 
     def _nothing(self) -> ConnectorOutput:
         """The connector's output for one step of zeros."""

@@ -18,6 +18,7 @@ import torch
 from favor.configuration import FavorConfig
 from favor.errors import ConfigurationError
 from favor.feature_cache import FeatureCache
+from favor.modeling import FavorForConditionalGeneration
 from favor.processor import FavorProcessor
 from training import engine as engines
 from training import parts
@@ -66,6 +67,7 @@ def run(recipe: Recipe, *, is_resuming: bool) -> Outcome:
     parts.apply(model, recipe.parts)
     if recipe.data.world is not None:
         refuse_learning_encoders(recipe.parts)
+        refuse_adapter(model)
         refuse_other_encoders(recipe.data.world, model)
     checkpoints = Checkpoints(folder, keep_last=recipe.saving.keep_last, keep_best=recipe.saving.keep_best)
     if ranks.is_main:
@@ -84,6 +86,8 @@ def run(recipe: Recipe, *, is_resuming: bool) -> Outcome:
         features = FeatureCache.open(recipe.data.cache, model, processor, on_miss="fail")
     if recipe.engine.checkpoint_activations:
         model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        if model.adapter is not None:
+            model.adapter.is_checkpointing = True
     encoders = FrozenEncoders(model, ranks.device)
     engine = engines.start(TrainedModel(model), recipe, ranks)
     trainer = Trainer(recipe, engine, encoders, processor, checkpoints, config, features)
@@ -318,6 +322,20 @@ def refuse_learning_encoders(modes: Parts) -> None:
             "data.world holds the encoders' features and an encoder is to learn",
             allowed="parts.vision=frozen and parts.audio=frozen",
             advice="Teach encoders with python -m training perceive, then encode again",
+        )
+
+
+def refuse_adapter(model: FavorForConditionalGeneration) -> None:
+    """Kept features are those of encoders that work each for itself.
+
+    Raises:
+        ConfigurationError: there is an adapter between them.
+    """
+    if model.adapter is not None:
+        raise ConfigurationError(
+            "data.world holds the encoders' features and an adapter works inside the encoders",
+            allowed="data.train with clips",
+            advice="Write clips of the world with python -m training clips, or leave the adapter out",
         )
 
 

@@ -12,6 +12,7 @@ bridge            from one encoder's width to the other's
 ``options_for("lavish", "ave")`` is where to begin.
 """
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ from favor.adapters.contract import (
 from favor.adapters.copl import CoplOptions
 from favor.adapters.dg_sct import DgSctOptions
 from favor.adapters.lavish import LavishOptions
+from favor.errors import ConfigurationError
 
 OPTIONS: dict[str, type[AdapterOptions]] = {
     "lavish": LavishOptions,
@@ -55,6 +57,41 @@ def options_for(name: str, task: str | None = None, **changes: Any) -> AdapterOp
     return replace(options, **changes)  # type: ignore[type-var]
 
 
+def options_of(settings: Mapping[str, Any]) -> AdapterOptions:
+    """Settings of an adapter as a configuration holds them: ``{"name": "lavish", "task": "ave", "num_latents": 4}``.
+
+    Raises:
+        ConfigurationError: no name, or as :func:`options_for`.
+    """
+    given = dict(settings)
+    if "name" not in given:
+        raise ConfigurationError(
+            f"an adapter without a name: {given}", allowed=", ".join(OPTIONS), advice="Give it a name, as name: lavish"
+        )
+    return options_for(given.pop("name"), given.pop("task", None), **given)
+
+
+def refuse_misfit(options: AdapterOptions, *, window_steps: int) -> None:
+    """Refuse settings that suit clips cut into segments of one length, but not FAVOR's clips of any length.
+
+    Raises:
+        ConfigurationError: BatchNorm, or another number of frame prompts than a window has steps.
+    """
+    if getattr(options, "batch_norm", False):
+        raise ConfigurationError(
+            "batch_norm between FAVOR's encoders, whose clips differ in length and number",
+            allowed="batch_norm: false (its LayerNorms stay)",
+            advice="Set batch_norm to false; statistics of one clip would be that clip's own",
+        )
+    prompts = getattr(options, "frame_prompts", window_steps)
+    if prompts != window_steps:
+        raise ConfigurationError(
+            f"{prompts} frame prompts and windows of {window_steps} steps",
+            allowed="one frame prompt for every step of a window",
+            advice=f"Set frame_prompts to {window_steps}",
+        )
+
+
 __all__ = [
     "OPTIONS",
     "TASKS",
@@ -70,4 +107,6 @@ __all__ = [
     "Site",
     "StreamShape",
     "options_for",
+    "options_of",
+    "refuse_misfit",
 ]

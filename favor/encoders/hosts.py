@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 from transformers import InstructBlipVisionConfig, WhisperConfig
 
-from favor.adapters.contract import Site, StreamShape
+from favor.adapters.contract import Site
 from favor.configuration import WHISPER_LARGE_V2
 from favor.encoders.eva_vit import EvaViT
 from favor.encoders.hts_at import HtsAt, hts_at_audioset
 from favor.encoders.layered import LayeredEncoder
-from favor.encoders.pairing import pairs
+from favor.encoders.pairing import sites
 from favor.encoders.swin_v2 import SwinV2, swinv2_b, swinv2_l
 from favor.encoders.vit import PlainViT, vit_b16, vit_l16
 from favor.encoders.whisper import WhisperAudioEncoder
@@ -42,15 +42,10 @@ class Host:
 
     def sites(self, visual: LayeredEncoder, audio: LayeredEncoder) -> tuple[Site, ...]:
         """Every layer of both encoders, in running order, with its partner if it has one."""
-        eye, ear = shapes(visual), shapes(audio)
+        eye, ear = visual.shapes(), audio.shapes()
         if self.audio_tokens is not None:
             ear = [replace(shape, num_tokens=self.audio_tokens) for shape in ear]
-        return tuple(Site(None if i is None else eye[i], None if j is None else ear[j]) for i, j in pairs(eye, ear))
-
-
-def shapes(encoder: LayeredEncoder) -> list[StreamShape]:
-    """Of what goes into each layer."""
-    return [encoder.shape(index) for index in range(encoder.num_layers)]
+        return sites(eye, ear)
 
 
 HOSTS = {

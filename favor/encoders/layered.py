@@ -57,6 +57,10 @@ class LayeredEncoder(nn.Module, ABC):
     def shape(self, index: int) -> StreamShape:
         """Of what goes into layer ``index``."""
 
+    def shapes(self) -> list[StreamShape]:
+        """Of what goes into each layer."""
+        return [self.shape(index) for index in range(self.num_layers)]
+
     def run_layer(self, index: int, hidden: Tensor) -> Tensor:
         """Layer ``index`` alone, (B, tokens, width) -> (B, tokens, width)."""
         hidden = hidden + self.attend(index, hidden).tokens

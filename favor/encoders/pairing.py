@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from favor.adapters.contract import StreamShape
+from favor.adapters.contract import Site, StreamShape
 
 Pair = tuple[int | None, int | None]
 """A visual and an audio layer; None where the other one stands alone."""
@@ -22,6 +22,14 @@ def pairs(visual: Sequence[StreamShape], audio: Sequence[StreamShape]) -> list[P
     if len(visual_stages) != len(audio_stages):
         visual_stages, audio_stages = [range(len(visual))], [range(len(audio))]
     return [pair for stages in zip(visual_stages, audio_stages) for pair in _spread(*stages)]
+
+
+def sites(visual: Sequence[StreamShape], audio: Sequence[StreamShape]) -> tuple[Site, ...]:
+    """Every layer of both encoders, in running order, with its partner if it has one."""
+    return tuple(
+        Site(None if eye is None else visual[eye], None if ear is None else audio[ear])
+        for eye, ear in pairs(visual, audio)
+    )
 
 
 def _stages(shapes: Sequence[StreamShape]) -> list[range]:

@@ -37,8 +37,11 @@ class SwinV2(WindowedEncoder):
     added twice there (-200 in place of -100), which either way leaves nothing of a masked score unless scores lie
     further apart than 100.
 
-    ``prompt_bias`` zero is the *least* that two tokens can have here: theirs is 16 sigmoid(.), half of the way is 8.
+    Prompts get the bias 8: a relative position has 16 sigmoid(.), so 8 is what says nothing, and zero, the least that
+    two tokens can have, would hide prompts from all of them.
     """
+
+    prompt_bias = 8.0
 
     mask_repeats = 2
 
