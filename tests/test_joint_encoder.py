@@ -138,3 +138,18 @@ def test_checkpointed_activations_change_no_gradient(host: SmallHost, adapter: s
         assert (one is None) == (other is None)
         if one is not None:
             torch.testing.assert_close(one, other)
+
+
+def test_the_ends_of_the_stages_are_kept_on_request(host: SmallHost, adapter: str) -> None:
+    model = joint(host, adapter).eval()
+    before = model(*host.inputs())
+    model.keep_stages = True
+    made = model(*host.inputs())
+    shapes = model.visual.shapes()
+    ends = [one for one, after in zip(shapes, [*shapes[1:], None]) if after is None or one.stage != after.stage]
+    assert [tuple(tokens.shape[1:]) for tokens in made.visual_stages] == [(end.num_tokens, end.width) for end in ends]
+    assert made.visual_stages[-1] is made.visual
+    assert before.visual_stages == ()
+    assert torch.equal(made.visual, before.visual)
+    made.visual_stages[0].sum().backward()  # an adapter learns through every stage
+    assert any(weight.grad is not None for weight in model.parameters())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -26,12 +27,15 @@ class JointOutput(NamedTuple):
         visual: (F, N, D). audio: (K, tokens of a row, E).
         visual_pooling: (F, N), audio_pooling: (K * S, M): the last pair's weights of the tokens, from adapters that
             give them.
+        visual_stages: (F, N_s, D_s) each, of an encoder that ``keep_stages``: the tokens at the end of every stage,
+            before they are merged; the last are ``visual``.
     """
 
     visual: Tensor
     audio: Tensor
     visual_pooling: Tensor | None = None
     audio_pooling: Tensor | None = None
+    visual_stages: tuple[Tensor, ...] = ()
 
 
 class JointEncoder(nn.Module):
@@ -45,6 +49,7 @@ class JointEncoder(nn.Module):
         options: of the adapter; None runs the encoders as they are.
         audio_tokens: of a piece of sound, where the audio encoder's own ``shape`` tells of something else (a row of
             many pieces, a spectrogram of another size than the images).
+        keep_stages: give the visual tokens of every stage too, for decoders of masks (adapters.md 2.5).
     """
 
     def __init__(
@@ -54,12 +59,15 @@ class JointEncoder(nn.Module):
         options: AdapterOptions | None = None,
         *,
         audio_tokens: int | None = None,
+        keep_stages: bool = False,
     ) -> None:
         super().__init__()
         self._encoders = (visual, audio)  # a tuple, so that they do not become its submodules
         self.options = options
         self.is_checkpointing = False
+        self.keep_stages = keep_stages
         seen, heard = visual.shapes(), audio.shapes()
+        self._stage_ends = {one.layer for one, after in pairwise(seen) if one.stage != after.stage}
         if audio_tokens is not None:
             heard = [replace(shape, num_tokens=audio_tokens) for shape in heard]
         self.pairs, self.sites = pairs(seen, heard), sites(seen, heard)
@@ -81,7 +89,9 @@ class JointEncoder(nn.Module):
                 state = checkpoint(self._site, state, place, pair, meetings, use_reentrant=False)
             else:
                 state = self._site(state, place, pair, meetings)
-        return state._replace(visual=_end(self.visual, state.visual), audio=_end(self.audio, state.audio))
+        visual = _end(self.visual, state.visual)
+        stages = (*state.visual_stages, visual) if self.keep_stages else ()
+        return state._replace(visual=visual, audio=_end(self.audio, state.audio), visual_stages=stages)
 
     def _site(
         self, state: JointOutput, place: int, pair: tuple[int | None, int | None], meetings: Meetings
@@ -104,11 +114,13 @@ class JointEncoder(nn.Module):
             audio.add(second.audio)
         else:
             audio.transform(second.audio)
-        poolings = [
-            _last(*(getattr(part, name) for part in (state, first, second)))
+        poolings = {
+            name: _last(*(getattr(part, name) for part in (state, first, second)))
             for name in ("visual_pooling", "audio_pooling")
-        ]
-        return JointOutput(visual.move_on(), audio.move_on(), *poolings)
+        }
+        is_stage_end = self.keep_stages and visual.index in self._stage_ends
+        stages = (*state.visual_stages, visual.hidden) if is_stage_end else state.visual_stages
+        return JointOutput(visual.move_on(), audio.move_on(), visual_stages=stages, **poolings)
 
 
 def _begin(encoder: LayeredEncoder, inputs: Tensor) -> Tensor:
