@@ -19,6 +19,7 @@ COMMANDS = {
     "run": ("training.run", "train as a recipe says"),
     "check": ("training.data.check", "read every item of a data file and report what is wrong"),
     "perceive": ("training.world.perception", "teach an encoder to see or hear the generated world"),
+    "clips": ("training.world.clips", "write clips of the generated world as media files with a data file"),
     "encode": ("training.world.features", "keep what the encoders make of the generated world's clips"),
     "assemble": ("training.world.assemble", "put taught encoders and an untaught language model together"),
     "showcase": ("training.world.showcase", "write the demo's clip and the picture of it"),
@@ -27,6 +28,10 @@ COMMANDS = {
     "examine": ("training.world.exam.command", "ask a model about clips of the generated world that it never met"),
     "ablate": ("training.world.ablation.command", "compare small models that differ in one choice of the connector"),
     "cache": ("training.cache", "compute and keep the frozen encoders' features"),
+    "downstream-data": (
+        "training.world.official.command",
+        "write the generated world in a downstream task's official format",
+    ),
     "plan": ("training.plan", "memory, steps and time of a recipe, without a GPU"),
     "merge": ("training.export", "merge LoRA into the language model"),
     "export": ("training.export", "write a folder that favor, serving and vLLM load"),

@@ -159,6 +159,24 @@ def label(scene: Scene, times_s: Sequence[float] | np.ndarray) -> PictureLabels:
     )
 
 
+def seen_things(scene: Scene, times_s: Sequence[float] | np.ndarray, size: int) -> np.ndarray:
+    """Which thing every pixel of ``draw(scene, times_s, size)`` shows.
+
+    Returns:
+        (F, S, S) int64 numbers of things; -1 where the background, a ring or a sign is seen.
+    """
+    times = np.asarray(times_s, dtype=np.float64)
+    at = (np.arange(size) + 0.5) / size
+    owner = np.full((times.size, size, size), -1)
+    for number, thing in enumerate(scene.things):  # as they are drawn: a ring, then its thing
+        track, radius = _track(scene, thing, times), SIZES[thing.size]
+        x, y = at - track.x[:, None, None], at[:, None] - track.y[:, None, None]  # (F, 1, S), (F, S, 1)
+        is_ring = np.abs(_from_circle(x, y, _RING_RADIUS * radius)) < _RING_THICKNESS / 2 + _GAP_THICKNESS
+        owner[is_ring & (track.is_visible & track.is_flashing)[:, None, None]] = -1
+        owner[(_DISTANCES[thing.shape](x, y, radius) < 0) & track.is_visible[:, None, None]] = number
+    return np.where(_is_under_signs(scene, times, at), -1, owner)
+
+
 @dataclass(frozen=True)
 class _Track:
     """A thing in every frame: (F,) arrays; x, y float64 shares, colour int64 index into the vocabulary's colours."""
@@ -354,11 +372,18 @@ def _label_patches(scene: Scene, times: np.ndarray, tracks: Sequence[_Track]) ->
         x, y = at - track.x[:, None, None], at[:, None] - track.y[:, None, None]  # (F, 1, 24), (F, 24, 1)
         is_covered = _DISTANCES[thing.shape](x, y, SIZES[thing.size]) < 0
         owner[is_covered & track.is_visible[:, None, None]] = number
+    owner[_is_under_signs(scene, times, at)] = -1
+    return _most_seen(owner, scene.things, tracks)
+
+
+def _is_under_signs(scene: Scene, times: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """(F, n, n) bool, does a sign's plate hide what is at these n places along x and along y?"""
+    is_hidden = np.zeros((times.size, at.size, at.size), dtype=bool)
     for sign, is_shown in _shown_signs(scene, times):
         left, top, width, height = _plate(sign)
         is_covered = (np.abs(at - left - width / 2) < width / 2) & (np.abs(at - top - height / 2) < height / 2)[:, None]
-        owner[is_covered & is_shown[:, None, None]] = -1
-    return _most_seen(owner, scene.things, tracks)
+        is_hidden |= is_covered & is_shown[:, None, None]
+    return is_hidden
 
 
 def _most_seen(owner: np.ndarray, things: Sequence[Thing], tracks: Sequence[_Track]) -> tuple[np.ndarray, np.ndarray]:
