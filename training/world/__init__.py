@@ -7,6 +7,7 @@ scenes       a seed to a Scene                               splits       what i
 phrases      the grammar of what is spoken                   speech       spoken words, by espeak-ng
 picture      a Scene to frames                               sound        a Scene to a waveform
 files        a Scene to an mp4, wav or png file              showcase     the demo's clip, written by hand
+clips        many of them, with a data file to learn from
 
 Questions about them:
 

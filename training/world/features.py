@@ -28,11 +28,11 @@ from favor.modeling import FavorForConditionalGeneration
 from favor.processor import FavorProcessor
 from favor.sync import AUDIO_FRAMES_PER_STEP, STEP_S, num_audio_chunks, num_steps, step_centres_s
 from training.base_model import use_fastest_attention
-from training.data.shuffling import hashed
 from training.recipe import load_settings, recipe_arguments
 from training.world import picture, scenes, sound
 from training.world.scene import Scene
 from training.world.shards import KINDS, ClipFeatures, Encode, Shards, claim, shard_path, write_shard
+from training.world.splits import seed_of_clip
 
 __all__ = [
     "ClipFeatures",
@@ -128,8 +128,8 @@ def refuse_instructions(processor: FavorProcessor) -> None:
 
 
 def seed_of(recipe: Encode, number: int) -> int:
-    """Seed of the clip's scene; the splits' seeds are as independent as those of two clips."""
-    return hashed(recipe.seed, ("train", "test").index(recipe.split), number) >> 16
+    """Seed of the clip's scene."""
+    return seed_of_clip(recipe.seed, recipe.split, number)
 
 
 def scene_of(recipe: Encode, number: int) -> Scene:

@@ -26,17 +26,21 @@ def write(scene: Scene, folder: Path, stem: str) -> tuple[Path | None, Path | No
         The picture's file and the sound's: (mp4, None) for a video, which holds its own sound; (png, None), (None, wav)
         or (png, wav) for the other kinds.
     """
-    if scene.has_picture and not scene.is_still:
-        clip = folder / f"{stem}.mp4"
-        write_mp4(scene, clip)
-        return clip, None
-    picture = folder / f"{stem}.png" if scene.has_picture else None
-    sound = folder / f"{stem}.wav" if scene.has_sound else None
-    if picture is not None:
+    picture, sound = (None if name is None else folder / name for name in names(scene, stem))
+    if picture is not None and not scene.is_still:
+        write_mp4(scene, picture)
+    elif picture is not None:
         write_png(scene, picture)
     if sound is not None:
         write_wav(scene, sound)
     return picture, sound
+
+
+def names(scene: Scene, stem: str) -> tuple[str | None, str | None]:
+    """What :func:`write` calls the picture's file and the sound's."""
+    if scene.has_picture and not scene.is_still:
+        return f"{stem}.mp4", None
+    return f"{stem}.png" if scene.has_picture else None, f"{stem}.wav" if scene.has_sound else None
 
 
 def write_mp4(scene: Scene, path: Path, *, size: int = 256, fps: int = FPS) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import Literal
 
+from training.data.shuffling import hashed
 from training.world import vocabulary
 
 Split = Literal["train", "test"]
@@ -13,6 +14,11 @@ _COLOURS = {colour: number for number, colour in enumerate(vocabulary.COLOURS)}
 _SHAPES = {shape: number for number, shape in enumerate(vocabulary.SHAPES)}
 _SOUNDS = {sound: number for number, sound in enumerate(vocabulary.SOUNDS)}
 _QUESTION_STARTS = ("what ", "which ", "how ", "where ", "is ")
+
+
+def seed_of_clip(seed: int, split: Split, number: int) -> int:
+    """Seed of the scene of clip ``number``; the splits' seeds are as independent as those of two clips."""
+    return hashed(seed, ("train", "test").index(split), number) >> 16
 
 
 def is_held_out(colour: str, shape: str, sound: str) -> bool:
