@@ -117,7 +117,7 @@ def test_the_head_of_video_parsing_trains_all_its_weights_and_predicts_probabili
         "visual": (2, 10, 25),
         "clip": (2, 25),
     }
-    assert all(0 <= array.min() and array.max() <= 1 for array in arrays.values())
+    assert all(array.min() >= 0 and array.max() <= 1 for array in arrays.values())
 
 
 def test_the_score_of_video_parsing_is_the_published_type_f_score() -> None:
