@@ -58,6 +58,10 @@ def ask(options: argparse.Namespace) -> None:
     decoding = replace(decoding, max_new_tokens=options.max_tokens)
     part = _part(options)
     chat = Chat.load(options.model)
+    if options.adapter is not None:
+        from favor.adapter_files import load_adapter
+
+        load_adapter(chat.model, options.adapter)
     _set_length(chat.processor, options)
     with DecodingProgress() as progress:
         prepared = chat.prepare([user(part, options.question)], progress=progress)
@@ -170,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("ask", parents=[clip], help="answer a question about a clip")
     command.add_argument("question", metavar="QUESTION")
+    command.add_argument("--adapter", metavar="FOLDER", help="put a trained adapter between the model's encoders")
     command.add_argument("--max-tokens", type=int, default=256, help="longest answer (default: %(default)s)")
     command.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     command.add_argument("--seed", type=int, help="seed of the sampling")

@@ -79,7 +79,7 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     input_modalities = ("image", "video", "audio", "text")
     supports_gradient_checkpointing = True
-    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["connector"]  # small, trained, and so saved as it was trained
+    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["connector", "adapter"]  # small, and saved as it was trained
     _supports_sdpa = True
     _supports_attention_backend = True
 
@@ -114,13 +114,30 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
             settings: as ``adapter_config`` of :class:`favor.configuration.FavorConfig`.
 
         Raises:
-            ConfigurationError: an unknown adapter or setting, or one that does not fit these encoders.
+            ConfigurationError: an unknown adapter or setting, or one that does not fit these encoders. Then the model
+                is as it was.
         """
-        self.adapter, self.config.adapter_config = None, settings
-        if settings is not None:
-            options = options_of(settings)
-            refuse_misfit(options, window_steps=self.config.connector_config.window_steps)
-            self.adapter = JointEncoder(self.vision.vit, self.audio, options, audio_tokens=AUDIO_FRAMES_PER_STEP)
+        self.use_adapter(None if settings is None else self.fresh_adapter(settings), settings)
+
+    def fresh_adapter(self, settings: dict[str, Any]) -> JointEncoder:
+        """An untrained adapter for these encoders, on their device; the model goes on without it.
+
+        Raises:
+            ConfigurationError: as :meth:`put_adapter`.
+        """
+        options = options_of(settings)
+        refuse_misfit(options, window_steps=self.config.connector_config.window_steps)
+        adapter = JointEncoder(self.vision.vit, self.audio, options, audio_tokens=AUDIO_FRAMES_PER_STEP)
+        return adapter.to(self.vision.query_tokens.device).train(self.training)
+
+    def use_adapter(self, adapter: JointEncoder | None, settings: dict[str, Any] | None) -> None:
+        """Go on with an adapter that was made for these encoders, or without any; takes no time.
+
+        Args:
+            adapter: from :meth:`fresh_adapter`, perhaps trained since. settings: what it was made from.
+        """
+        assert (adapter is None) == (settings is None), "an adapter and its settings go together"
+        self.adapter, self.config.adapter_config = adapter, settings
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Connector | InstructBlipEncoder):
@@ -217,26 +234,57 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         instruction_mask: Tensor,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Features of both streams as :meth:`get_soft_tokens` takes them, the encoders seeing each other."""
-        assert self.adapter is not None
-        vit, whisper = self.vision.vit.model.config, self.audio.model
-        if pixels is None:
-            assert mels is not None, "neither picture nor sound"
-            pixels = mels.new_zeros(0, 3, vit.image_size, vit.image_size)
-        if mels is None:
-            mels = pixels.new_zeros(0, whisper.num_mel_bins, 2 * whisper.max_source_positions)
-        meetings = Meetings.of_clips(
-            num_frames.tolist(),
-            num_audio_steps.tolist(),
-            is_image.tolist(),
-            chunk_steps=self.config.audio_chunk_steps,
-            window_steps=self.config.connector_config.window_steps,
-        ).to(pixels.device)
-        patches, sound = self.adapter(pixels, mels, meetings)[:2]
+        clips = list(zip(num_frames.tolist(), num_audio_steps.tolist(), is_image.tolist(), strict=True))
+        patches, sound = self.run_adapter(pixels, mels, clips)
         visual = None
         if len(patches):
             clip_of_frame = torch.repeat_interleave(num_frames)
             visual = self.vision.read(patches, instruction_ids[clip_of_frame], instruction_mask[clip_of_frame])
         return visual, self._steps_of(sound) if len(sound) else None
+
+    def run_adapter(
+        self, pixels: Tensor | None, mels: Tensor | None, clips: list[tuple[int, int, bool]]
+    ) -> tuple[Tensor, Tensor]:
+        """Last tokens of both encoders, the adapter between them: (F, 1 + patches, width), (K, positions, width).
+
+        While it is trained, a black frame and a silence that meet run with a batch in which nothing meets, and count
+        nothing. So every weight of the adapter has its part in every batch, as training on many processes demands.
+
+        Args:
+            pixels, mels: as the encoders take them; None without.
+            clips: number of frames, number of audio steps and whether it is an image, of each.
+        """
+        assert self.adapter is not None
+        frame, silence = self._black_frame(), self._silence()
+        pixels = frame[:0] if pixels is None else pixels
+        mels = silence[:0] if mels is None else mels
+        meetings = self._meetings(clips)
+        is_idle = self.adapter.training and not len(meetings.frames)
+        if is_idle:
+            meetings = self._meetings([*clips, (1, 1, False)])
+            pixels, mels = torch.cat((pixels, frame.to(pixels))), torch.cat((mels, silence.to(mels)))
+        patches, sound = self.adapter(pixels, mels, meetings.to(pixels.device))[:2]
+        if not is_idle:
+            return patches, sound
+        nothing = 0.0 * (patches[-1].float().mean() + sound[-1].float().mean())
+        return patches[:-1] + nothing.to(patches.dtype), sound[:-1] + nothing.to(sound.dtype)
+
+    def _meetings(self, clips: list[tuple[int, int, bool]]) -> Meetings:
+        columns = zip(*clips, strict=True) if clips else ((), (), ())
+        return Meetings.of_clips(
+            *map(list, columns),
+            chunk_steps=self.config.audio_chunk_steps,
+            window_steps=self.config.connector_config.window_steps,
+        )
+
+    def _black_frame(self) -> Tensor:
+        """(1, 3, size, size)."""
+        return self.vision.query_tokens.new_zeros(1, 3, *[self.config.vision_config.image_size] * 2)
+
+    def _silence(self) -> Tensor:
+        """(1, mel bins, frames of a chunk)."""
+        config = self.config.audio_config
+        return self.vision.query_tokens.new_zeros(1, config.num_mel_bins, 2 * config.max_source_positions)
 
     @can_return_tuple
     def forward(

@@ -75,13 +75,20 @@ def refuse_misfit(options: AdapterOptions, *, window_steps: int) -> None:
     """Refuse settings that suit clips cut into segments of one length, but not FAVOR's clips of any length.
 
     Raises:
-        ConfigurationError: BatchNorm, or another number of frame prompts than a window has steps.
+        ConfigurationError: BatchNorm, a loss of the task's own, or another number of frame prompts than a window has
+            steps.
     """
     if getattr(options, "batch_norm", False):
         raise ConfigurationError(
             "batch_norm between FAVOR's encoders, whose clips differ in length and number",
             allowed="batch_norm: false (its LayerNorms stay)",
             advice="Set batch_norm to false; statistics of one clip would be that clip's own",
+        )
+    if getattr(options, "consistency_weight", 0):
+        raise ConfigurationError(
+            "consistency_weight between FAVOR's encoders, which learn from answers alone",
+            allowed="consistency_weight: 0",
+            advice="Set consistency_weight to 0; its Linear would never learn",
         )
     prompts = getattr(options, "frame_prompts", window_steps)
     if prompts != window_steps:
