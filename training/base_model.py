@@ -30,12 +30,15 @@ _PROCESSOR_SETTINGS = ("num_query_tokens", "window_steps", "align", "length_rule
 def base_config(recipe: Recipe) -> FavorConfig:
     """Its configuration; reads no weights."""
     if _is_preset(recipe.model):
-        return FavorConfig(**_changed(recipe).config)
+        config = FavorConfig(**_changed(recipe).config)
+        config.adapter_config = recipe.adapter or config.adapter_config
+        return config
     with reading(recipe.model):
         settings = AutoConfig.from_pretrained(recipe.model, **OWN_CODE_ONLY).to_dict()
         settings["connector_config"] |= recipe.model_changes
         config = FavorConfig(**settings)
     config.lora_config = _lora(recipe, config.lora_config)
+    config.adapter_config = recipe.adapter or config.adapter_config
     return config
 
 
@@ -50,8 +53,9 @@ def base_model(recipe: Recipe) -> tuple[FavorForConditionalGeneration, FavorProc
     else:
         model, processor = _from_folder(recipe)
     if recipe.adapter is not None:
-        torch.manual_seed(recipe.seed)
-        model.put_adapter(recipe.adapter)
+        with torch.random.fork_rng(devices=[]):  # all processes begin on the same, and go on as they were
+            torch.manual_seed(recipe.seed)
+            model.put_adapter(recipe.adapter)
     processor.max_seconds = recipe.data.max_seconds
     return model, processor
 

@@ -5,6 +5,7 @@
     RUN/checkpoints/step-000500/
         connector.safetensors    trained tensors of the connector
         adapter/                 LoRA of the language model, as PEFT writes it
+        adapter.safetensors      the adapter between the encoders, if there is one
         vision.safetensors ...   any other part that learns
         optimizer/               the engine's own files
         rng-00000.safetensors    random state of each process
@@ -172,7 +173,9 @@ def load_parts(folder: Path, model: FavorForConditionalGeneration) -> None:
 
 def base_hashes(model: FavorForConditionalGeneration) -> dict[str, str]:
     """Hashes of the weights that do not learn, part by part; taken before training touches anything."""
-    modules = {"vision": model.vision, "audio": model.audio, "llm": model.language_model}
+    modules: dict[str, nn.Module] = {"vision": model.vision, "audio": model.audio, "llm": model.language_model}
+    if model.adapter is not None:  # a run from before adapters has no word about one
+        modules["adapter"] = model.adapter
     return {part: tensors_hash(_frozen_tensors(module)) for part, module in modules.items()}
 
 

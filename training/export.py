@@ -2,6 +2,7 @@
 
     python -m training merge  RUN OUT    a model folder, LoRA merged into the language model
     python -m training export RUN OUT    the same, and OUT/llm: a plain Hugging Face language model for vLLM
+    python -m training export RUN OUT --part adapter    only the adapter between the encoders, a small folder
 
 RUN is a run's folder (its best checkpoint is taken, else the newest) or one of its ``checkpoints/step-*``.
 """
@@ -18,6 +19,7 @@ from typing import Literal
 
 from safetensors.torch import save_file
 
+from favor.adapter_files import save_adapter
 from favor.errors import CheckpointError, ConfigurationError
 from favor.lora import lora_state, merge_lora, peft_settings, remove_lora
 from favor.modeling import FavorForConditionalGeneration
@@ -67,6 +69,17 @@ def export(source: str | Path, out: str | Path, *, llm: LlmForm = "merged") -> P
     return Path(out)
 
 
+def export_adapter(source: str | Path, out: str | Path) -> Path:
+    """Write the run's adapter alone, for ``python -m favor ask --adapter OUT`` and :mod:`favor.adapter_files`.
+
+    Raises:
+        As ``merge``; and ConfigurationError: the run has no adapter.
+    """
+    with _writing(Path(out)) as folder:
+        save_adapter(trained_model(source)[0], folder)
+    return Path(out)
+
+
 def trained_model(source: str | Path) -> tuple[FavorForConditionalGeneration, FavorProcessor]:
     """Model (evaluation mode, CPU) and processor as a run left them, LoRA of the language model unmerged.
 
@@ -112,11 +125,18 @@ def run_merge(options: argparse.Namespace) -> int:
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     add_merge_arguments(parser)
+    parser.add_argument(
+        "--part", choices=("model", "adapter"), default="model", help="the whole model, or its adapter alone"
+    )
     parser.add_argument("--llm", choices=("merged", "adapter"), default="merged", help="merge LoRA, or keep it apart")
 
 
 def run_export(options: argparse.Namespace) -> int:
     quiet_libraries()
+    if options.part == "adapter":
+        name = export_adapter(options.source, options.out).name
+        print(f"wrote {name}: python -m favor ask --adapter {options.out} CLIP QUESTION")
+        return 0
     export(options.source, options.out, llm=options.llm)
     print(f"wrote {Path(options.out).name}: python -m serving --model {options.out}")
     return 0

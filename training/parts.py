@@ -82,10 +82,12 @@ def part_of(parameter_name: str) -> str:
 
 
 def sizes(model: nn.Module, parts: Parts) -> list[PartSize]:
-    """Size of every part of a model that is still whole."""
+    """Size of every part that a model, still whole, has: not every one has an adapter."""
     found = []
     for part, prefix in PREFIXES.items():
         own = [p for name, p in model.named_parameters() if name.startswith(prefix)]
+        if not own:
+            continue
         found.append(
             PartSize(
                 name=part,

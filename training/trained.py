@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from favor.connector import ConnectorOutput
-from favor.encoders import Meetings
 from favor.modeling import FavorForConditionalGeneration
 from favor.processor import FavorInputs
 from favor.prompt import IGNORED
@@ -41,15 +40,21 @@ class LossSums(NamedTuple):
 
 
 class FrozenEncoders:
-    """The encoders that do not learn, taken out of a model; where an adapter learns inside them, they stay in it."""
+    """The encoders that do not learn, taken out of a model; an adapter still works inside them."""
 
     def __init__(self, model: FavorForConditionalGeneration, device: torch.device) -> None:
-        stays = model.adapter is not None
-        self.vision = model.vision.to(device) if model.vision.is_frozen and not stays else None
-        self.audio = model.audio.to(device) if model.audio.is_frozen and not stays else None
+        is_adapted = model.adapter is not None
+        found = {}
         for name in ("vision", "audio"):
-            if getattr(self, name) is not None:
+            encoder = getattr(model, name)
+            is_taken = encoder.is_frozen
+            if is_taken:
+                encoder.to(device)
                 setattr(model, name, None)
+            if is_taken and is_adapted:
+                _lend(model, name, encoder)
+            found[name] = encoder if is_taken and not is_adapted else None
+        self.vision, self.audio = found["vision"], found["audio"]
 
     @torch.no_grad()
     def encode(self, inputs: Inputs) -> Inputs:
@@ -63,6 +68,12 @@ class FrozenEncoders:
             steps = self.audio(mels).flatten(0, 1)
             inputs["audio_features"] = steps.unflatten(0, (-1, AUDIO_FRAMES_PER_STEP))
         return inputs
+
+
+def _lend(model: nn.Module, name: str, encoder: nn.Module) -> None:
+    """Let a model use an encoder that is none of its parts: no engine sees, splits, casts or saves it."""
+    del model._modules[name]
+    model.__dict__[name] = encoder
 
 
 class TrainedModel(nn.Module):
@@ -103,10 +114,10 @@ class TrainedModel(nn.Module):
         """Encoders that learn, or hold an adapter that does, but have no input in this batch, run on zeros."""
         model, found = self.model, []
         if model.adapter is not None:
-            if "pixel_values" not in media or "input_features" not in media:
-                frame, silence = self._black_frame(), self._silence()
-                one = Meetings.of_clips([1], [1], [False], chunk_steps=model.config.audio_chunk_steps, window_steps=1)
-                found += [tokens.sum() for tokens in model.adapter(frame, silence, one.to(frame.device))[:2]]
+            if "num_frames" not in media:
+                found += [tokens.sum() for tokens in model.run_adapter(None, None, [])]
+            if not model.vision.is_frozen and "pixel_values" not in media:
+                found.append(self._idle_reading())
             return found
         if model.vision is not None and "pixel_values" not in media:
             frame = self._black_frame()
@@ -115,6 +126,13 @@ class TrainedModel(nn.Module):
         if model.audio is not None and "input_features" not in media:
             found.append(model.audio(self._silence()).sum())
         return found
+
+    def _idle_reading(self) -> Tensor:
+        """The image Q-Former that learns behind an adapter, on nothing."""
+        shape, like = self.model.vision.vit.shape(0), self.model.vision.query_tokens
+        patches = torch.zeros(1, shape.num_tokens, shape.width, dtype=like.dtype, device=like.device)
+        nobody = torch.zeros(1, 0, dtype=torch.long, device=like.device)
+        return self.model.vision.read(patches, nobody, nobody).sum()
 
     def _black_frame(self) -> Tensor:
         size, like = self.model.vision.vit.model.config.image_size, self.model.vision.query_tokens

@@ -18,7 +18,6 @@ import torch
 from favor.configuration import FavorConfig
 from favor.errors import ConfigurationError
 from favor.feature_cache import FeatureCache
-from favor.modeling import FavorForConditionalGeneration
 from favor.processor import FavorProcessor
 from training import engine as engines
 from training import parts
@@ -67,7 +66,6 @@ def run(recipe: Recipe, *, is_resuming: bool) -> Outcome:
     parts.apply(model, recipe.parts)
     if recipe.data.world is not None:
         refuse_learning_encoders(recipe.parts)
-        refuse_adapter(model)
         refuse_other_encoders(recipe.data.world, model)
     checkpoints = Checkpoints(folder, keep_last=recipe.saving.keep_last, keep_best=recipe.saving.keep_best)
     if ranks.is_main:
@@ -322,20 +320,6 @@ def refuse_learning_encoders(modes: Parts) -> None:
             "data.world holds the encoders' features and an encoder is to learn",
             allowed="parts.vision=frozen and parts.audio=frozen",
             advice="Teach encoders with python -m training perceive, then encode again",
-        )
-
-
-def refuse_adapter(model: FavorForConditionalGeneration) -> None:
-    """Kept features are those of encoders that work each for itself.
-
-    Raises:
-        ConfigurationError: there is an adapter between them.
-    """
-    if model.adapter is not None:
-        raise ConfigurationError(
-            "data.world holds the encoders' features and an adapter works inside the encoders",
-            allowed="data.train with clips",
-            advice="Write clips of the world with python -m training clips, or leave the adapter out",
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from favor.encoders import JointEncoder
 from favor.errors import ConfigurationError, MissingDependencyError
 from training.engine.base import LossScale, Ranks, parameter_groups, set_learning_rate
 from training.recipe import Recipe
@@ -27,6 +28,8 @@ class ZeroEngine:
         self.ranks = ranks
         self.model = model.to(ranks.device).train()
         config = zero_config(recipe, ranks)
+        if config.get("zero_optimization", {}).get("stage") == 3:
+            _keep_adapter_whole(self.model)
         groups = parameter_groups(model, recipe.optimisation)
         options = recipe.optimisation
         client = None
@@ -96,6 +99,25 @@ def zero_config(recipe: Recipe, ranks: Ranks) -> dict[str, Any]:
         "fp16": {"enabled": options.precision == "fp16"},
         "zero_allow_untested_optimizer": True,
     }
+
+
+def _keep_adapter_whole(model: TrainedModel) -> None:
+    """Let ZeRO-3 gather an adapter in one piece: which of its layers run depends on a process's own clips.
+
+    Raises:
+        ConfigurationError: the encoders that it works in are to be split too.
+    """
+    if model.model.adapter is None:
+        return
+    from deepspeed.utils import set_z3_leaf_modules
+
+    if not (model.model.vision.is_frozen and model.model.audio.is_frozen):
+        raise ConfigurationError(
+            "an adapter inside encoders that learn, under ZeRO-3",
+            allowed="parts.vision=frozen and parts.audio=frozen, or another engine",
+            advice="Set engine.deepspeed=zero2, or leave the encoders frozen",
+        )
+    set_z3_leaf_modules(model, [JointEncoder])
 
 
 def _import_deepspeed(ranks: Ranks) -> Any:

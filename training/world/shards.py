@@ -148,7 +148,7 @@ class Shards:
         """Features mean nothing to a model with other encoders.
 
         Raises:
-            ConfigurationError: they were made by others.
+            ConfigurationError: they were made by others, or there is an adapter between the model's.
         """
         if encoders_hash(model) != self.encoders:
             raise ConfigurationError(
@@ -184,7 +184,17 @@ def _whole_chunks(sounds: Sequence[Tensor], size: int) -> Tensor:
 
 
 def encoders_hash(model: FavorForConditionalGeneration) -> str:
-    """Of all weights of both encoders: features fit no others."""
+    """Of all weights of both encoders: features fit no others.
+
+    Raises:
+        ConfigurationError: there is an adapter between them; kept features are of encoders that work each for itself.
+    """
+    if model.adapter is not None:
+        raise ConfigurationError(
+            "data.world holds the encoders' features and an adapter works inside the encoders",
+            allowed="data.train with clips",
+            advice="Write clips of the world with python -m training clips, or leave the adapter out",
+        )
     return weights_hash(model.vision, weights_hash(model.audio, None))
 
 
