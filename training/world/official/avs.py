@@ -34,8 +34,8 @@ from .cast import VOICES, PlannedClip, Slot, Timeline, draw_voiced_looks, place_
 SECONDS = 5
 FRAME_TIMES_S = tuple(number + 0.5 for number in range(NUM_FRAMES))
 
-_RINGS = 0.75  # a thing of MS3, in a second
-_NUM_SOUNDING_WEIGHTS = (0.2, 0.45, 0.35)  # none, one, two things
+_RINGS = 0.9  # a thing of MS3, in a second
+_NUM_SOUNDING_WEIGHTS = (0.25, 0.5, 0.25)  # none, one, two things
 _STRANGER_SOUNDS = 0.3
 
 
