@@ -4,6 +4,8 @@
 - LLM with LoRA: 2N forward + 2N backward (activation gradients) for each token; 6N where all of it learns; LoRA's own
   weights 6P. With activation recomputing another 2N counts as hardware FLOPs (HFU), never as model FLOPs (MFU);
 - connector and other trained parts: 6P;
+- an adapter between the encoders by its own account, three passes where it learns; the gradient then passes through the
+  frozen encoders, another 2P, and recomputing runs both once more;
 - attention: 4 x length x width for each token and layer and pass, beside the weights (two passes more backward).
 
 N and P are weights that multiply: word embeddings are looked up, not multiplied.
@@ -89,12 +91,13 @@ class PartFlops:
     audio: float
     sync: float
     llm: float
+    adapter: float = 0.0
     recompute: float = 0.0
 
     @property
     def model(self) -> float:
         """What MFU counts."""
-        return self.vision + self.audio + self.sync + self.llm
+        return self.vision + self.audio + self.adapter + self.sync + self.llm
 
 
 class HasInputs(Protocol):
@@ -118,21 +121,49 @@ def flops_by_part(config: FavorConfig, parts: Parts, shape: BatchShape) -> PartF
     def forward(*kinds: str) -> float:
         return float(sum(2 * weights[kind] * tokens[kind] for kind in kinds))
 
-    learns_before_llm = parts.sync != "frozen" or parts.vision != "frozen" or parts.audio != "frozen"
+    adapter = adapter_flops(config, shape)
+    has_learning_adapter = adapter > 0 and parts.adapter != "frozen"
+    learns = {part: getattr(parts, part) != "frozen" or has_learning_adapter for part in ("vision", "audio")}
+    learns_before_llm = parts.sync != "frozen" or learns["vision"] or learns["audio"]
     llm, lora = forward("llm"), forward("lora")
     llm_passes = {"full": 3, "lora": 2, "frozen": 2 if learns_before_llm else 1}[parts.llm]
-    learns = {"vision": parts.vision != "frozen", "audio": parts.audio != "frozen", "sync": learns_before_llm}
+    learns["sync"] = learns_before_llm
     learns["llm"] = learns_before_llm or parts.llm != "frozen"
     passes = {"frozen": 1, "lora": 2, "full": 3}
-    sync_passes = max(passes[parts.sync], 2 if learns["vision"] or learns["audio"] else 1)
-    around = {part: value * (3 if learns[part] else 1) for part, value in attention.items()}
-    return PartFlops(
-        vision=passes[parts.vision] * forward("patches", "frames", "frame words", "frame queries") + around["vision"],
-        audio=passes[parts.audio] * forward("mels", "sound") + around["audio"],
-        sync=sync_passes * forward("steps", "windows", "queries", "soft tokens") + around["sync"],
-        llm=llm_passes * llm + (3 if parts.llm == "lora" else llm_passes) * lora + around["llm"],
-        recompute=llm + lora + attention["llm"],
+    eye, ear, sync = (
+        max(passes[getattr(parts, part)], 2 if is_passed else 1)
+        for part, is_passed in (
+            ("vision", has_learning_adapter),
+            ("audio", has_learning_adapter),
+            ("sync", learns["vision"] or learns["audio"]),
+        )
     )
+    around = {part: value * (3 if learns[part] else 1) for part, value in attention.items()}
+    seeing, hearing = forward("patches", "frames", "frame words", "frame queries"), forward("mels", "sound")
+    encoders = seeing + hearing + attention["vision"] + attention["audio"] + adapter
+    return PartFlops(
+        vision=eye * seeing + around["vision"],
+        audio=ear * hearing + around["audio"],
+        adapter=adapter * (3 if has_learning_adapter else 1),
+        sync=sync * forward("steps", "windows", "queries", "soft tokens") + around["sync"],
+        llm=llm_passes * llm + (3 if parts.llm == "lora" else llm_passes) * lora + around["llm"],
+        recompute=llm + lora + attention["llm"] + (encoders if has_learning_adapter else 0.0),
+    )
+
+
+def adapter_flops(config: FavorConfig, shape: BatchShape) -> float:
+    """Forward, of an adapter between the encoders; every frame is taken to have its sound."""
+    return 2.0 * shape.num_frames * _adapter_macs(config.to_json_string(use_diff=False))
+
+
+@cache
+def _adapter_macs(config_json: str) -> int:
+    """For one frame with its sound; 0 without an adapter."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        adapter = FavorForConditionalGeneration(FavorConfig.from_dict(json.loads(config_json))).adapter
+    if adapter is None or adapter.options is None:
+        return 0
+    return sum(adapter.options.cost(site).total for site in adapter.sites)
 
 
 def flops_of_batch(config: FavorConfig, parts: Parts, batch: HasInputs) -> float:
@@ -179,8 +210,9 @@ KINDS = (
 
 
 def _multipliers(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """All but an adapter's, which gives its own account."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and not name.startswith("adapter."):
             yield name, module.weight.numel()
 
 

@@ -292,7 +292,26 @@ def _activations(config: FavorConfig, given: Recipe, shape: BatchShape) -> int:
         * audio.max_source_positions
         * (audio.encoder_ffn_dim * 2 + audio.d_model * 8)
     )
-    return int(llm + logits + sync + unit * max(eye, ear))
+    return int(llm + logits + sync + unit * max(eye, ear) + _kept_of_encoders(config, given, shape))
+
+
+def _kept_of_encoders(config: FavorConfig, given: Recipe, shape: BatchShape) -> float:
+    """What autograd keeps of frozen encoders for an adapter that learns inside: all frames and chunks at once.
+
+    Recomputing keeps what goes into every layer, and one layer's inner values.
+    """
+    if config.adapter_config is None or given.parts.adapter == "frozen":
+        return 0.0
+    unit, vision, audio = _BYTES[given.optimisation.precision], config.vision_config, config.audio_config
+    patches = shape.num_frames * (1 + (vision.image_size // vision.patch_size) ** 2)
+    sound = shape.num_chunks * audio.max_source_positions
+    entering = patches * vision.hidden_size * vision.num_hidden_layers + sound * audio.d_model * audio.encoder_layers
+    # norms, q k v, what attention gives and both sums; the MLP before and behind its activation; the adapter's share
+    eye = patches * (12 * vision.hidden_size + 2 * vision.intermediate_size)
+    ear = sound * (12 * audio.d_model + 2 * audio.encoder_ffn_dim)
+    if given.engine.checkpoint_activations:
+        return unit * (entering + eye + ear)
+    return unit * (eye * vision.num_hidden_layers + ear * audio.encoder_layers)
 
 
 def _advice(given: Recipe, shape: BatchShape) -> tuple[str, ...]:
@@ -330,7 +349,10 @@ def _print(made: Plan) -> None:
     console.print(table)
     console.print()
     where, flops = made.situation, made.flops
-    split = ", ".join(f"{name} {getattr(flops, name) / 1e12:.2f}" for name in ("vision", "audio", "sync", "llm"))
+    names = [
+        name for name in ("vision", "audio", "adapter", "sync", "llm") if getattr(flops, name) or name != "adapter"
+    ]
+    split = ", ".join(f"{name} {getattr(flops, name) / 1e12:.2f}" for name in names)
     console.print(
         f"a micro-batch: {made.shape.num_sequences} conversations, {made.shape.num_tokens} LLM tokens, {split} TFLOP"
     )

@@ -1,6 +1,6 @@
 """Trains the tiny model a few steps on one fixed global batch with the engine it is told to, and writes what came out.
 
-    torchrun --nproc_per_node N tests/training/engine_worker.py ENGINE PRESET ACCUMULATION OUT.safetensors
+    torchrun --nproc_per_node N tests/training/engine_worker.py ENGINE PRESET ACCUMULATION OUT.safetensors ADAPTER
 
 The eight samples are dealt to processes and micro-batches in turn: video, text, sound and picture never meet evenly.
 """
@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from favor import AudioPart, FavorConfig, ImagePart, VideoPart, presets, user
 from favor.media import write_clip
+from favor.modeling import FavorForConditionalGeneration
 from favor.presets import random_weights
 from favor.processor import FavorInputs, FavorProcessor
 from training import engine as engines
@@ -34,7 +35,7 @@ STEPS = 4
 SAMPLES = 8
 
 
-def main(name: str, preset: str, accumulation: int, out: Path) -> None:
+def main(name: str, preset: str, accumulation: int, out: Path, adapter: dict | None) -> None:
     ranks = engines.Ranks.join()
     options = recipe.Recipe(
         name="agreement",
@@ -57,6 +58,8 @@ def main(name: str, preset: str, accumulation: int, out: Path) -> None:
     config.connector_config.dropout = config.lora_config.dropout = 0.0
     changed = presets.describe("tiny").__class__(name="tiny", summary="", config=config.to_dict(), weights={}, seed=7)
     model, processor = random_weights.assemble(changed)
+    if adapter is not None:
+        put_shaken(model, adapter)
     parts.apply(model, options.parts)
     encoders = FrozenEncoders(model, ranks.device)
     engine = engines.start(TrainedModel(model), options, ranks)
@@ -71,6 +74,15 @@ def main(name: str, preset: str, accumulation: int, out: Path) -> None:
         )
     if dist.is_initialized():
         dist.barrier()
+
+
+def put_shaken(model: FavorForConditionalGeneration, adapter: dict) -> None:
+    """An adapter whose gates are open, the same on all processes, so that all of it learns from the first step."""
+    torch.manual_seed(1)
+    model.put_adapter(adapter)
+    assert model.adapter is not None
+    for weight in model.adapter.parameters():
+        weight.data += 0.05 * torch.randn_like(weight)
 
 
 def train_step(
@@ -134,6 +146,6 @@ def png(pixels: np.ndarray) -> bytes:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]), json.loads(sys.argv[5]))
     sys.stdout.flush()
     os._exit(0)  # gloo may abort a process while it is taken down, long after all work is done

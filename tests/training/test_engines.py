@@ -22,14 +22,19 @@ LIMIT_S = 300
 TOLERANCE = 2e-5  # of weights that moved by up to 1e-2; float32, other orders of summation
 
 
+needs_deepspeed = pytest.mark.skipif(
+    find_spec("deepspeed") is None, reason="DeepSpeed is not installed: ./install.sh cpu train"
+)
+
+
 def train(
-    folder: Path, processes: int, engine: str, *, preset: str = "-", accumulation: int
+    folder: Path, processes: int, engine: str, *, preset: str = "-", accumulation: int, adapter: dict | None = None
 ) -> tuple[list, dict[str, Tensor]]:
     """Losses and gradient norms of every step, and the trained tensors."""
     out = folder / f"{engine}-{preset}-{processes}-{accumulation}.safetensors"
     command = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", free_port()]
     subprocess.run(
-        [sys.executable, *command, str(WORKER), engine, preset, str(accumulation), str(out)],
+        [sys.executable, *command, str(WORKER), engine, preset, str(accumulation), str(out), json.dumps(adapter)],
         check=True,
         timeout=LIMIT_S,
         capture_output=True,
@@ -78,7 +83,7 @@ def test_two_processes_with_ddp_equal_one(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed: ./install.sh cpu train")
+@needs_deepspeed
 @pytest.mark.parametrize("accumulation", [1, 4])
 @pytest.mark.parametrize("preset", ["zero1", "zero2", "zero3"])
 def test_two_processes_with_zero_equal_one(
