@@ -250,8 +250,9 @@ def test_host_weights_are_loaded_strictly_and_random_ones_are_warned_of(
 def test_what_nobody_knows_is_refused(
     data: dict[str, str], tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
+    settings = recipe(data, tmp_path) | changes
     with pytest.raises(ConfigurationError, match=words):
-        plan(data, tmp_path, **changes)
+        Plan(Downstream.model_validate(settings))
 
 
 def test_unknown_keys_and_hosts_and_missing_clips_are_refused(data: dict[str, str], tmp_path: Path) -> None:
