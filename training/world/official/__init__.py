@@ -2,7 +2,8 @@
 clips whose answer needs both streams, through the readers and scorers that the real data use.
 
 ``python -m training downstream-data TASK OUT --clips N --seed S`` writes mp4 clips and annotation files; nothing but
-TASK, N, S and the picture's size decides what is in them, and a run that was cut off goes on where it stopped.
+TASK, N, S and the picture's size decides what is in them (the mp4 encoder rounds a little differently from run to run),
+and a run that was cut off goes on where it stopped.
 
 ave      Which event, and in which seconds? A category is a sound kind and a shape, "bell circle": a circle that rings
          (wears its bright ring) while a bell is heard. 7 sounds x 4 shapes are the 28 classes that reader and scorer
