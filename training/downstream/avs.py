@@ -100,7 +100,7 @@ class AvsHead(Head[Segmented]):
 
     def predictions(self, output: Segmented) -> Arrays:
         """ "probabilities" (B, T, S, S)."""
-        return {"probabilities": output.logits.float().sigmoid().half().cpu().numpy()}
+        return {"probabilities": output.logits.detach().float().sigmoid().half().cpu().numpy()}
 
 
 @dataclass(frozen=True)
