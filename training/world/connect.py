@@ -27,6 +27,7 @@ from training.base_model import use_fastest_attention
 from training.recipe import load_settings, recipe_arguments
 from training.world import picture, sound, vocabulary
 from training.world.dense import SetHead, SetTarget, join
+from training.world.happenings import MOTIONS, NAMES, UNKNOWN, WHAT, ZONES, Happenings, happenings_of
 from training.world.scene import Scene
 from training.world.shards import Shards, media_inputs
 from training.world.teaching import Lesson, teach
@@ -97,6 +98,7 @@ class StepTarget(NamedTuple):
         is_heard: (S,) bool, the step has sound.
         sounds, begins: (S, 8) float, which sounds are heard, and which begin.
         words: (S, 2) int64, the words that begin, in order; the number of words where none does.
+        happenings: what things do in every step.
     """
 
     is_seen: Tensor
@@ -105,13 +107,14 @@ class StepTarget(NamedTuple):
     sounds: Tensor
     begins: Tensor
     words: Tensor
+    happenings: Happenings
 
     @classmethod
     def joined(cls, targets: Sequence[StepTarget]) -> StepTarget:
-        columns = {
-            name: torch.cat([getattr(each, name) for each in targets]) for name in cls._fields if name != "labels"
-        }
-        return cls(labels=join([each.labels for each in targets]), **columns)
+        names = [name for name in cls._fields if name not in ("labels", "happenings")]
+        columns = {name: torch.cat([getattr(each, name) for each in targets]) for name in names}
+        happenings = Happenings.joined([each.happenings for each in targets])
+        return cls(labels=join([each.labels for each in targets]), happenings=happenings, **columns)
 
 
 def target_of(scene: Scene, *, window_steps: int) -> StepTarget:
@@ -127,7 +130,8 @@ def target_of(scene: Scene, *, window_steps: int) -> StepTarget:
     if heard is not None:
         _fill_sounds(sounds, begins, scene)
         _fill_words(words, heard.words)
-    return StepTarget(is_seen, picture.label(scene, times), is_heard, sounds, begins, words)
+    happenings = happenings_of(scene, steps=length, filled=filled)
+    return StepTarget(is_seen, picture.label(scene, times), is_heard, sounds, begins, words, happenings)
 
 
 def _fill_sounds(sounds: Tensor, begins: Tensor, scene: Scene) -> None:
@@ -170,6 +174,9 @@ class StepHeads(nn.Module):
         width, self.window_steps = config.hidden_size, config.window_steps
         self.sets = SetHead(width)
         self.characters = nn.Linear(width, vocabulary.MAX_PRINTED_CHARACTERS * (picture.BLANK + 1))
+        self.begun = nn.Linear(width, len(WHAT) * len(vocabulary.COLOURS))
+        self.zones = nn.Linear(width, len(NAMES) * 2 * ZONES)
+        self.motions = nn.Linear(width, len(NAMES) * len(MOTIONS))
         self.sounds = nn.Linear(width, 2 * len(vocabulary.SOUNDS))
         self.words = nn.Linear(width, WORDS_PER_STEP * (_NO_WORD + 1))
 
@@ -191,6 +198,7 @@ class StepHeads(nn.Module):
             each = cross_entropy(spelt.flatten(0, 1), letters.flatten(), reduction="none").view_as(letters)
             has_sign = (letters < picture.BLANK).any(dim=1)
             total = total + (each * torch.where(has_sign, 1.0, 0.1)[:, None]).mean() * 2
+            total = total + self._loss_of_happenings(seen, target)
         if target.is_heard.any():
             heard = hearing[target.is_heard]
             active, begin = self.sounds(heard).float().chunk(2, dim=-1)
@@ -200,6 +208,14 @@ class StepHeads(nn.Module):
             each = cross_entropy(self._spoken(heard).flatten(0, 1), wanted, reduction="none")
             weight = torch.where(wanted == _NO_WORD, 0.1, 1.0)
             total = total + (each * weight).sum() / weight.sum()
+        return total
+
+    def _loss_of_happenings(self, seen: Tensor, target: StepTarget) -> Tensor:
+        begins, zones, motions = (each[target.is_seen] for each in target.happenings)
+        total = 5 * binary_cross_entropy_with_logits(self.begun(seen).float(), begins.flatten(1))
+        for told, wanted in ((self._zones(seen), zones), (self._motions(seen), motions)):
+            if (wanted != UNKNOWN).any():
+                total = total + cross_entropy(told.flatten(0, -2), wanted.flatten(), ignore_index=UNKNOWN)
         return total
 
     @torch.no_grad()
@@ -215,18 +231,29 @@ class StepHeads(nn.Module):
         has_sign = (letters < picture.BLANK).any(dim=1)
         right_sign = (self._spelt(seen).argmax(-1) == letters).all(dim=1)
         active, begin = self.sounds(heard).float().chunk(2, dim=-1)
+        begins, zones, motions = (each[target.is_seen] for each in target.happenings)
+        begun = self.begun(seen).float().unflatten(-1, (len(WHAT), -1)) > 0
         words, spoken = target.words[target.is_heard], self._spoken(heard).argmax(-1)
         return {
             "objects": _share(right.all(dim=1)),
             "flashing": _share(right_flash.all(dim=1)),
             "place_error": float((places - wanted.places).norm(dim=-1)[wanted.present].mean()),
             "sign": _share(right_sign[has_sign]),
+            "zones": _share((self._zones(seen).argmax(-1) == zones)[zones != UNKNOWN]),
+            "motions": _share((self._motions(seen).argmax(-1) == motions)[motions != UNKNOWN]),
+            **{f"{what}_found": _share(begun[:, n][begins[:, n] > 0.5]) for n, what in enumerate(WHAT)},
             "sounds": _share(((active > 0) == (target.sounds[target.is_heard] > 0.5)).all(dim=1)),
             "begins": _share(((begin > 0) == (target.begins[target.is_heard] > 0.5)).all(dim=1)),
             "begins_found": _share((begin > 0)[target.begins[target.is_heard] > 0.5]),
             "words": _share((spoken == words)[words != _NO_WORD]),
             "diversity": float(diversity),
         }
+
+    def _zones(self, steps: Tensor) -> Tensor:
+        return self.zones(steps).float().unflatten(-1, (len(NAMES), 2, ZONES))
+
+    def _motions(self, steps: Tensor) -> Tensor:
+        return self.motions(steps).float().unflatten(-1, (len(NAMES), len(MOTIONS)))
 
     def _spelt(self, steps: Tensor) -> Tensor:
         return self.characters(steps).float().unflatten(-1, (vocabulary.MAX_PRINTED_CHARACTERS, -1))
