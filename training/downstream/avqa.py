@@ -77,7 +77,7 @@ class AvqaHead(Head[Answered]):
         return self.network(self._places(seen.visual, seen.num_segments), sound, seen.text, others)
 
     def loss(self, output: Answered, targets: Targets) -> Tensor:
-        """``targets["answer"]`` (B,) int64; the answer's loss alone without another video's frames, as in evaluation."""
+        """``targets["answer"]`` (B,) int64; without another video's frames, as in evaluation, only that loss."""
         loss = answer_loss(output, targets["answer"])
         return loss if output.other_matches is None else loss + self.matching_weight * match_loss(output)
 

@@ -131,7 +131,8 @@ class AvrHead(Head[Embedded]):
 
     def predictions(self, output: Embedded) -> Arrays:
         """The directions; :meth:`AvrTask.finished` compares them all."""
-        return {"texts": output.texts.detach().float().cpu().numpy(), "videos": output.clips.detach().float().cpu().numpy()}
+        texts, clips = (found.detach().float().cpu().numpy() for found in output)
+        return {"texts": texts, "videos": clips}
 
 
 def contrastive_loss(logits: Tensor, clips: Tensor) -> Tensor:
