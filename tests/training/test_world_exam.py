@@ -37,7 +37,7 @@ from training.world.exam.scores import Score, edits, share, word_error_rate
 from training.world.exam.through_files import ask_through_files
 from training.world.features import raw_clip
 from training.world.question import TASKS
-from training.world.questions import FAMILIES
+from training.world.questions import FAMILIES, REFUSALS
 from training.world.splits import is_held_out
 
 NUM_QUESTIONS = 24
@@ -203,6 +203,12 @@ def test_novel_combinations_are_scored_apart_from_known_ones(paper: Paper) -> No
     assert all(score.score == 0.0 for score in found.novel.values())
     assert all(score.score == 1.0 for score in found.seen.values())
     assert found.tasks["avm"].score.score == 0.5
+
+
+def test_refusals_are_counted_by_task(paper: Paper) -> None:
+    items = [paper.items[number] for number in items_for(paper, "both")]
+    refused = [f"{REFUSALS[0].upper()}!" if item.question.task == "asr" else item.question.answer for item in items]
+    assert report(paper, {"both": refused}).refused == {"asr": 1.0}
 
 
 def test_times_score_within_a_second_and_their_mean_error_is_told(paper: Paper) -> None:

@@ -79,7 +79,9 @@ def to_markdown(scores: Mapping[str, Any], *, model: str) -> str:
         + ", ".join(f"{task} {rate:.3f}" for task, rate in scores["wer"].items())
         + f". Combinations of colour, shape and sound never met in training (and known ones): {binding}. "
         + f"Questions worded as in training {wordings['train']['score']:.3f}, "
-        + f"otherwise {wordings['test']['score']:.3f}.",
+        + f"otherwise {wordings['test']['score']:.3f}. Taken for questions outside the world: "
+        + (", ".join(f"{task} {share:.3f}" for task, share in scores["refused"].items()) or "none")
+        + ".",
     ]
     return "\n".join(lines)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from training.world.question import TASKS, Question
-from training.world.questions import score
+from training.world.questions import REFUSALS, normalise, score
 
 from .conditions import Condition, items_for
 from .paper import Item, Paper
@@ -67,6 +67,7 @@ class Report:
         tasks, families: a line for each.
         novel, seen: BINDING tasks in clips with combinations that training never meets, and in the others.
         wordings: all items as training words them, and as it never does.
+        refused: shares of a task's questions that were taken for questions outside the world; where there are any.
         wer: word error rate of TRANSCRIBED tasks.
         when_error_s: mean distance of a time from the right one, over answers that name one; None if none does.
         seconds: that the exam took.
@@ -78,6 +79,7 @@ class Report:
     novel: dict[str, Score]
     seen: dict[str, Score]
     wordings: dict[str, Score]
+    refused: dict[str, float]
     wer: dict[str, float]
     when_error_s: float | None
     seconds: float
@@ -98,6 +100,7 @@ class Report:
             "novel": _dicts(self.novel),
             "seen": _dicts(self.seen),
             "wordings": _dicts(self.wordings),
+            "refused": {task: round(share, 4) for task, share in self.refused.items()},
             "families": _dicts(self.families),
             "seconds": round(self.seconds, 1),
         }
@@ -124,6 +127,7 @@ def report(paper: Paper, answers: Mapping[Condition, Sequence[str]], *, seconds:
         novel=_shares({task: [mark for mark in marks if mark.is_novel] for task, marks in binding.items()}),
         seen=_shares({task: [mark for mark in marks if mark.is_novel is False] for task, marks in binding.items()}),
         wordings=_shares({name: [m for m in normal if m.item.wording == name] for name in ("train", "test")}),
+        refused=_refused(normal),
         wer=wer,
         when_error_s=_error_s([mark for mark in normal if mark.question.task == "when"]),
         seconds=seconds,
@@ -181,6 +185,15 @@ def _share(marks: Sequence[_Mark]) -> Score:
 def _shares(groups: Mapping[str, Sequence[_Mark]]) -> dict[str, Score]:
     """A very short paper may leave a group empty."""
     return {name: _share(marks) for name, marks in groups.items() if marks}
+
+
+def _refused(marks: Sequence[_Mark]) -> dict[str, float]:
+    refusals = {normalise(text) for text in REFUSALS}
+    shares = {
+        task: float(np.mean([normalise(mark.said) in refusals for mark in marks if mark.question.task == task]))
+        for task in dict.fromkeys(mark.question.task for mark in marks)
+    }
+    return {task: share for task, share in shares.items() if share}
 
 
 def _error_s(marks: Sequence[_Mark]) -> float | None:

@@ -36,6 +36,8 @@ def print_report(report: Report, *, has_families: bool) -> None:
     console.print("word error rate: " + ", ".join(f"{task} {rate:.3f}" for task, rate in report.wer.items()))
     wordings = ", ".join(f"{name}'s {entry.score:.3f}" for name, entry in report.wordings.items())
     console.print(f"wording: {wordings}")
+    refused = ", ".join(f"{task} {share:.3f}" for task, share in report.refused.items())
+    console.print(f"taken for questions outside the world: {refused or 'none'}")
 
 
 def _share(score: Score | None) -> str:
