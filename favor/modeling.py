@@ -232,15 +232,26 @@ class FavorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         is_image: Tensor,
         instruction_ids: Tensor,
         instruction_mask: Tensor,
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, Tensor]:
         """Features of both streams as :meth:`get_soft_tokens` takes them, the encoders seeing each other."""
         clips = list(zip(num_frames.tolist(), num_audio_steps.tolist(), is_image.tolist(), strict=True))
         patches, sound = self.run_adapter(pixels, mels, clips)
-        visual = None
-        if len(patches):
-            clip_of_frame = torch.repeat_interleave(num_frames)
-            visual = self.vision.read(patches, instruction_ids[clip_of_frame], instruction_mask[clip_of_frame])
-        return visual, self._steps_of(sound) if len(sound) else None
+        if not len(patches):
+            return self._read_nothing(patches), self._steps_of(sound)
+        clip_of_frame = torch.repeat_interleave(num_frames)
+        visual = self.vision.read(patches, instruction_ids[clip_of_frame], instruction_mask[clip_of_frame])
+        return visual, self._steps_of(sound)
+
+    def idle_features(self) -> tuple[Tensor, Tensor]:
+        """No features, (0, P, width) and (0, 25, audio width), on which an adapter that is trained has its part yet."""
+        patches, sound = self.run_adapter(None, None, [])
+        return self._read_nothing(patches), self._steps_of(sound)
+
+    def _read_nothing(self, patches: Tensor) -> Tensor:
+        """(0, P, width) from (0, 1 + patches, ViT width); the image Q-Former runs idle, for it may learn too."""
+        nobody = torch.zeros(1, 0, dtype=torch.long, device=patches.device)
+        read = self.vision.read(patches.new_zeros(1, *patches.shape[1:]), nobody, nobody)
+        return read[:0] + patches.sum().to(read.dtype)
 
     def run_adapter(
         self, pixels: Tensor | None, mels: Tensor | None, clips: list[tuple[int, int, bool]]

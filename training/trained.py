@@ -90,11 +90,11 @@ class TrainedModel(nn.Module):
         """
         media = {name: value for name, value in inputs.items() if name not in TEXT_INPUTS}
         has_clips = "num_frames" in media
-        clips = self.model.get_soft_tokens(**media) if has_clips else self._nothing()
+        media = self._encoded(media)
+        clips = self.model.get_soft_tokens(**media) if has_clips else self._nothing(media)
         embeds = self.model.embed(inputs["input_ids"], clips if has_clips else None)
-        idle = self._idle_encoders(media) if has_clips else [*self._idle_encoders(media), clips.soft_tokens.sum()]
-        for nothing in idle:
-            embeds = embeds + 0.0 * nothing.to(embeds.dtype)
+        if not has_clips:
+            embeds = embeds + 0.0 * clips.soft_tokens.sum().to(embeds.dtype)
         logits = self.model.language_model(
             inputs_embeds=embeds, attention_mask=inputs["attention_mask"], position_ids=inputs.get("position_ids")
         ).logits
@@ -110,29 +110,32 @@ class TrainedModel(nn.Module):
             num_windows=num_windows,
         )
 
-    def _idle_encoders(self, media: Inputs) -> list[Tensor]:
-        """Encoders that learn, or hold an adapter that does, but have no input in this batch, run on zeros."""
-        model, found = self.model, []
-        if model.adapter is not None:
-            if "num_frames" not in media:
-                found += [tokens.sum() for tokens in model.run_adapter(None, None, [])]
-            if not model.vision.is_frozen and "pixel_values" not in media:
-                found.append(self._idle_reading())
-            return found
-        if model.vision is not None and "pixel_values" not in media:
-            frame = self._black_frame()
-            nobody = torch.zeros(1, 0, dtype=torch.long, device=frame.device)
-            found.append(model.vision(frame, nobody, nobody).sum())
-        if model.audio is not None and "input_features" not in media:
-            found.append(model.audio(self._silence()).sum())
-        return found
+    def _encoded(self, media: Inputs) -> Inputs:
+        """Features of encoders that learn, in place of what they see and hear.
 
-    def _idle_reading(self) -> Tensor:
-        """The image Q-Former that learns behind an adapter, on nothing."""
-        shape, like = self.model.vision.vit.shape(0), self.model.vision.query_tokens
-        patches = torch.zeros(1, shape.num_tokens, shape.width, dtype=like.dtype, device=like.device)
-        nobody = torch.zeros(1, 0, dtype=torch.long, device=like.device)
-        return self.model.vision.read(patches, nobody, nobody).sum()
+        An encoder without input in this batch runs on zeros, in its turn, and gives no features that depend on it. So
+        gradients come on every process in one order and along the same ways: ZeRO would sum those of different weights.
+        """
+        model, media = self.model, dict(media)
+        if model.adapter is not None:  # which runs the encoders itself
+            if "num_frames" not in media:
+                media["visual_features"], media["audio_features"] = model.idle_features()
+            return media
+        if model.vision is not None:
+            media["visual_features"] = self._seen(media, media.pop("pixel_values", None))
+        if model.audio is not None:
+            mels = media.pop("input_features", None)
+            heard = model.get_audio_features(self._silence() if mels is None else mels)
+            media["audio_features"] = heard[:0] if mels is None else heard
+        return media
+
+    def _seen(self, media: Inputs, pixels: Tensor | None) -> Tensor:
+        if pixels is not None:
+            question = media["instruction_ids"], media["instruction_mask"]
+            return self.model.get_visual_features(pixels, media["num_frames"], *question)
+        frame = self._black_frame()
+        nobody = torch.zeros(1, 0, dtype=torch.long, device=frame.device)
+        return self.model.vision(frame, nobody, nobody)[:0]
 
     def _black_frame(self) -> Tensor:
         size, like = self.model.vision.vit.model.config.image_size, self.model.vision.query_tokens
@@ -143,14 +146,17 @@ class TrainedModel(nn.Module):
         like = model.conv1.weight
         return torch.zeros(1, model.num_mel_bins, 2 * model.max_source_positions, dtype=like.dtype, device=like.device)
 
-    def _nothing(self) -> ConnectorOutput:
-        """The connector's output for one step of zeros."""
+    def _nothing(self, media: Inputs) -> ConnectorOutput:
+        """The connector's output for one step of zeros, which hangs on the features that there are, of no rows."""
         config = self.model.config.connector_config
         like = next(self.model.connector.parameters())
-        visual = torch.zeros(1, config.tokens_per_step, config.visual_width, dtype=like.dtype, device=like.device)
-        width = config.audio_widths[0]
         chunk_steps = self.model.config.audio_chunk_steps
-        audio = torch.zeros(chunk_steps, AUDIO_FRAMES_PER_STEP, width, dtype=like.dtype, device=like.device)
+        visual = like.new_zeros(1, config.tokens_per_step, config.visual_width)
+        audio = like.new_zeros(chunk_steps, AUDIO_FRAMES_PER_STEP, config.audio_widths[0])
+        if "visual_features" in media:
+            visual = visual + media["visual_features"].sum().to(like.dtype)
+        if "audio_features" in media:
+            audio = audio + media["audio_features"].sum().to(like.dtype)
         step = ClipSteps.of_clip(num_frames=1, num_audio_steps=1, is_image=False, chunk_steps=chunk_steps)
         return self.model.connector(visual, [audio], WindowPlan.of([step], window_steps=config.window_steps))
 

@@ -28,8 +28,9 @@ class ZeroEngine:
         self.ranks = ranks
         self.model = model.to(ranks.device).train()
         config = zero_config(recipe, ranks)
-        if config.get("zero_optimization", {}).get("stage") == 3:
-            _keep_adapter_whole(self.model)
+        if self.model.model.adapter is not None:
+            _refuse_learning_encoders(self.model)
+            _keep_whole(self.model.model.adapter)
         groups = parameter_groups(model, recipe.optimisation)
         options = recipe.optimisation
         client = None
@@ -101,23 +102,37 @@ def zero_config(recipe: Recipe, ranks: Ranks) -> dict[str, Any]:
     }
 
 
-def _keep_adapter_whole(model: TrainedModel) -> None:
-    """Let ZeRO-3 gather an adapter in one piece: which of its layers run depends on a process's own clips.
+def _refuse_learning_encoders(model: TrainedModel) -> None:
+    """Encoders with an adapter inside run as a process's own clips demand, and ZeRO wants one order on all.
 
     Raises:
-        ConfigurationError: the encoders that it works in are to be split too.
+        ConfigurationError: one of them is to learn.
     """
-    if model.model.adapter is None:
-        return
-    from deepspeed.utils import set_z3_leaf_modules
-
     if not (model.model.vision.is_frozen and model.model.audio.is_frozen):
         raise ConfigurationError(
-            "an adapter inside encoders that learn, under ZeRO-3",
+            "an adapter inside encoders that learn, with DeepSpeed",
             allowed="parts.vision=frozen and parts.audio=frozen, or another engine",
-            advice="Set engine.deepspeed=zero2, or leave the encoders frozen",
+            advice="Set engine.name=ddp, or leave the encoders frozen",
         )
-    set_z3_leaf_modules(model, [JointEncoder])
+
+
+def _keep_whole(adapter: JointEncoder) -> None:
+    """Let ZeRO-3 gather an adapter in one piece: which of its layers run depends on a process's own clips.
+
+    Gradients of such a piece are summed when those of its inputs are known; so these are asked for.
+    """
+    from deepspeed.utils import set_z3_leaf_module
+
+    set_z3_leaf_module(adapter, True)
+    adapter.register_forward_pre_hook(_with_gradients)
+
+
+def _with_gradients(_: JointEncoder, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Frames and sound that have gradients, and the rest."""
+    if not torch.is_grad_enabled():
+        return inputs
+    frames, sound, *rest = inputs
+    return frames.detach().requires_grad_(), sound.detach().requires_grad_(), *rest
 
 
 def _import_deepspeed(ranks: Ranks) -> Any:
