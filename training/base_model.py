@@ -29,12 +29,13 @@ _PROCESSOR_SETTINGS = ("num_query_tokens", "window_steps", "align", "length_rule
 
 def base_config(recipe: Recipe) -> FavorConfig:
     """Its configuration; reads no weights."""
-    if _is_preset(recipe.model):
+    folder = _folder(recipe.model)
+    if folder is None:
         config = FavorConfig(**_changed(recipe).config)
         config.adapter_config = recipe.adapter or config.adapter_config
         return config
-    with reading(recipe.model):
-        settings = AutoConfig.from_pretrained(recipe.model, **OWN_CODE_ONLY).to_dict()
+    with reading(folder):
+        settings = AutoConfig.from_pretrained(folder, **OWN_CODE_ONLY).to_dict()
         settings["connector_config"] |= recipe.model_changes
         config = FavorConfig(**settings)
     config.lora_config = _lora(recipe, config.lora_config)
@@ -48,10 +49,11 @@ def base_model(recipe: Recipe) -> tuple[FavorForConditionalGeneration, FavorProc
     Raises:
         FavorError: no such model, weights that do not fit, or changes that a trained connector cannot follow.
     """
-    if _is_preset(recipe.model):
+    folder = _folder(recipe.model)
+    if folder is None:
         model, processor = _assembled(_changed(recipe), DTYPES[recipe.optimisation.precision])
     else:
-        model, processor = _from_folder(recipe)
+        model, processor = _from_folder(folder, recipe)
     if recipe.adapter is not None:
         with torch.random.fork_rng(devices=[]):  # all processes begin on the same, and go on as they were
             torch.manual_seed(recipe.seed)
@@ -81,8 +83,11 @@ def put_connector(model: FavorForConditionalGeneration, processor: FavorProcesso
         setattr(processor, name, getattr(connector.config, name))
 
 
-def _is_preset(name: str) -> bool:
-    return name in presets.names() or not Path(name).is_dir()
+def _folder(name: str) -> Path | None:
+    """Where trained weights of a model lie; None for a preset that begins without."""
+    if name in presets.names():
+        return presets.folder(name) if presets.describe(name).is_trained else None
+    return Path(name) if Path(name).is_dir() else None  # what is neither, assembling refuses
 
 
 def _changed(recipe: Recipe) -> Preset:
@@ -113,8 +118,8 @@ def _assembled(preset: Preset, dtype: torch.dtype) -> tuple[FavorForConditionalG
     return random_weights.assemble(preset)
 
 
-def _from_folder(recipe: Recipe) -> tuple[FavorForConditionalGeneration, FavorProcessor]:
-    model, processor = load_folder(recipe.model)
+def _from_folder(folder: Path, recipe: Recipe) -> tuple[FavorForConditionalGeneration, FavorProcessor]:
+    model, processor = load_folder(folder)
     _change_connector(model, processor, recipe.model_changes)
     wanted = _lora(recipe, model.config.lora_config)
     if wanted is None:

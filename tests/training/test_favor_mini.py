@@ -6,10 +6,14 @@ import json
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 from transformers import LlamaForCausalLM
 
 from favor import presets
+from favor.checkpoint import load_folder
+from training.base_model import base_model
+from training.recipe import Recipe
 from training.world.exam import Report, examine, set_paper
 
 FOLDER = presets.folder("favor-mini")
@@ -61,3 +65,12 @@ def test_with_another_sound_it_cannot_tell_what_is_heard(report):
     for task in ("ac", "asr"):
         wrong = report.tasks[task].others["mismatched_sound"] or 0.0
         assert wrong <= report.tasks[task].score.score - 0.2, task
+
+
+def test_a_recipe_that_names_the_preset_begins_with_its_weights() -> None:
+    given = {"name": "x", "summary": "x", "output": "x", "optimisation": {"steps": 1}}
+    recipe = Recipe(**given, model="favor-mini", data={"world": {"features": "x"}})
+    model, _ = base_model(recipe)
+    shipped, _ = load_folder(presets.folder("favor-mini"))
+    for name, weight in shipped.named_parameters():
+        assert torch.equal(model.get_parameter(name), weight), name
