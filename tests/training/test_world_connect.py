@@ -9,11 +9,12 @@ from torch import nn
 from favor import presets
 from favor.sync import AUDIO_FRAMES_PER_STEP
 from training.world import scenes, sound, vocabulary
-from training.world.connect import WORDS_PER_STEP, StepHeads, StepTarget, target_of
+from training.world.connect import step_heads
 from training.world.dense import SetTarget
 from training.world.scene import Scene, Sound, Span, Thing, Utterance, Waypoint
 from training.world.shards import ClipFeatures, media_inputs
 from training.world.speech import VOICES
+from training.world.steps import WORDS_PER_STEP, StepTarget, Told, shares, target_of
 from training.world.teaching import Lesson, teach
 
 CIRCLE = Thing("red", "circle", "big", (Waypoint(0.0, 0.5, 0.5), Waypoint(9.0, 0.5, 0.5)), flashes=(Span(1.6, 2.4),))
@@ -68,15 +69,27 @@ def test_every_step_of_every_window_is_asked_about(model):
         visual = torch.randn(steps if scene.has_picture else 0, config.tokens_per_step, config.visual_width)
         audio = torch.randn(steps if scene.has_sound else 0, AUDIO_FRAMES_PER_STEP, config.audio_widths[0])
         clips.append(ClipFeatures(visual, audio, scene.is_still, scene.seed))
-    heads, target = StepHeads(model), StepTarget.joined(targets)
+    heads, target = step_heads(model), StepTarget.joined(targets)
     media = media_inputs(clips, chunk_steps=model.config.audio_chunk_steps)
-    assert len(heads(media)[0]) == len(target.is_seen)
+    assert len(heads(media).seeing) == len(target.is_seen)
     loss = heads.loss(media, target)
     loss.backward()
     assert torch.isfinite(loss)
     assert model.connector.query_tokens.grad is not None
     assert 0.0 <= heads.scores(media, target)["objects"] <= 1.0
     assert target.words.shape[1] == WORDS_PER_STEP
+
+
+def test_the_truth_is_right_everywhere_and_binding_asks_for_both_senses_at_once():
+    target = target_of(Scene(1, "video", 3.0, things=(CIRCLE,), sounds=(BELL,)), window_steps=10)
+    true = Told.truth(target)
+    found = shares(true, target)
+    assert {name for name, share in found.items() if share != 1.0} == {"sign", "words", "leaves_found", "turns_found"}
+    assert found["binding"] == 1.0
+    for blind in ({"flashing": torch.zeros_like(true.flashing)}, {"begins": torch.zeros_like(true.begins)}):
+        missed = shares(true._replace(**blind), target)
+        assert missed["binding"] == 0.0
+        assert missed["zones"] == missed["sounds"] == 1.0
 
 
 class Line(nn.Module):

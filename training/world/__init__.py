@@ -19,7 +19,7 @@ perception   teaches an encoder to see or hear               dense        the la
 tokenizer    of the language model, learnt from questions    assemble     encoders and the rest to one model
 features     clips to the encoders' outputs                  shards       files of these outputs, and their reader
 packing      all questions about a clip in one row           stream       batches for the trainer
-publish      a run to the model folder that ships
+publish      a run to the model folder that ships             steps        what is read off each step, by which heads
 
 What it has learnt:
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -32,6 +32,8 @@ from training.world.splits import Split
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """Kinds of clips by their numbers in shards."""
+
+StreamName = Literal["sound", "picture"]
 
 _INDEX = "shards.json"
 _SETTINGS = ("seed", "split", "clips", "shard_clips", "precision", "kinds")
@@ -79,6 +81,12 @@ class ClipFeatures:
     @property
     def num_audio_steps(self) -> int:
         return len(self.audio)
+
+    def without(self, stream: StreamName) -> ClipFeatures:
+        """A picture without its sound stays what it is; a sound without its picture is no image."""
+        if stream == "sound":
+            return replace(self, audio=self.audio[:0])
+        return replace(self, visual=self.visual[:0], is_image=False)
 
 
 class Shards:

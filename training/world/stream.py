@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -27,7 +27,7 @@ from training.data.stream import refuse_other_stream
 from training.world import questions
 from training.world.packing import Block, QuestionEncoder, collate, pack, shared_rows
 from training.world.question import Question
-from training.world.shards import ClipFeatures, Shards, media_inputs
+from training.world.shards import ClipFeatures, Shards, StreamName, media_inputs
 
 MIN_QUESTIONS = 2
 """A stream is left out only where so many questions remain."""
@@ -44,8 +44,6 @@ DETAILED_SHARE = 0.5
 _STATE_VERSION = 1
 _VALIDATION_EPOCH = -1
 _SOURCE = "world"
-
-StreamName = Literal["sound", "picture"]
 
 
 def refuse_other_encoders(world: recipe.World, model: FavorForConditionalGeneration) -> None:
@@ -210,7 +208,8 @@ class BatchMaker:
         asked, dropped = self._asked(pick.record, dropped, rng)
         if not asked:
             return None
-        clip = _without(_without(clip, dropped), self.world.without)
+        for stream in (dropped, self.world.without):
+            clip = clip if stream is None else clip.without(stream)
         receipt = self.layout.receipt(clip)
         return _Visit(self.layout.block(asked, receipt.num_soft_tokens), clip, receipt)
 
@@ -298,13 +297,3 @@ class _Layout:
             dropped=(),
             sources=(_SOURCE,) * len(visits),
         )
-
-
-def _without(clip: ClipFeatures, dropped: StreamName | None) -> ClipFeatures:
-    """A picture without its sound stays what it is; a sound without its picture is no image."""
-    match dropped:
-        case "sound":
-            return ClipFeatures(clip.visual, clip.audio[:0], clip.is_image, clip.seed)
-        case "picture":
-            return ClipFeatures(clip.visual[:0], clip.audio, False, clip.seed)
-    return clip
