@@ -44,7 +44,7 @@ bench: install  ## run the benchmarks; each prints one JSON line at its end
 	@$(PYTHON) -m benchmarks.causal_qformer
 	@$(PYTHON) -m benchmarks.training_throughput
 
-ablate: install  ## compare variants of the connector on the generated world (over an hour)
+ablate: install  ## how exactly steps can be read off the soft tokens of 14 connectors, a proxy (under 2 hours)
 	@$(PYTHON) -m training ablate
 
 clean:  ## remove caches and build output (.venv stays)

@@ -26,7 +26,7 @@ COMMANDS = {
     "connect": ("training.world.connect", "teach a connector what is seen and heard in each step of a window"),
     "publish": ("training.world.publish", "write what a run has learnt as a model folder, in bf16"),
     "examine": ("training.world.exam.command", "ask a model about clips of the generated world that it never met"),
-    "ablate": ("training.world.ablation.command", "compare small models that differ in one choice of the connector"),
+    "ablate": ("training.world.ablation.command", "compare connectors that differ in one choice by their soft tokens"),
     "downstream": ("training.downstream.run", "fine-tune an adapter on a published audio-visual task"),
     "cache": ("training.cache", "compute and keep the frozen encoders' features"),
     "downstream-data": (

@@ -1,4 +1,4 @@
-"""``python -m training ablate``: teach and examine all variants, then write the table and the pictures.
+"""``python -m training ablate``: teach and measure all variants, then write the table and the pictures.
 
 Runs that have finished are kept; the same command goes on where it was stopped.
 """
@@ -21,26 +21,26 @@ from training.world.assemble import untaught
 from training.world.features import Encode, encode
 from training.world.splits import Split
 
-from . import exam, plots, study, summary
-from .single import Run
-from .variants import VARIANTS, chosen
+from . import plots, study, summary
+from .single import BATCH, Run
+from .variants import KINDS, VARIANTS, chosen
 
-STEPS = 800
-"""About three minutes of training on one core of the machine that favor-mini was made on."""
+STEPS = 600
+"""Some four minutes of training on one core of the machine that favor-mini was made on."""
 
-TRAINING_CLIPS, HELD_OUT_CLIPS = 16384, 512
+TRAINING_CLIPS, HELD_OUT_CLIPS = 16384, 1024
 """Clips whose features are made where none are given; about half of them are short enough."""
 
-QUESTIONS_PER_TASK = 96
-
 _ROOT = Path(__file__).parents[3]
-_SMOKE_STEPS, _SMOKE_CLIPS, _SMOKE_QUESTIONS = 6, 24, 2
+_SMOKE_STEPS, _SMOKE_CLIPS = 6, 48
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", type=Path, help="of encode (default: made by favor-mini's encoders, in --out)")
     parser.add_argument("--model", type=Path, help="whose encoders made them (default: start, beside the features)")
-    parser.add_argument("--val", type=Path, help="features of test clips (default: held-out-clips, beside, if there)")
+    parser.add_argument(
+        "--val", type=Path, help="features of test clips (default: held-out-clips beside, or made in --out)"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="of the runs (default: %(default)s)")
     parser.add_argument("--report", type=Path, default=_ROOT, help="where benchmarks/ and docs/ are written")
     parser.add_argument("--steps", type=_positive, default=STEPS, help="of every run (default: %(default)s)")
@@ -55,19 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do what is missing and report; 1 where a run failed."""
     quiet_libraries()
-    questions = QUESTIONS_PER_TASK
     if options.smoke:
         _make_smoke(options)
-        questions = _SMOKE_QUESTIONS
-    elif options.features is None and not options.report_only:
-        _use_shipped_encoders(options)
     failed: list[Run] = []
     if not options.report_only:
-        runs = _runs(options, questions)
-        for each in runs:
-            study.has_finished(each)  # refuses other settings before anything is made
-        exam.prepare(options.out / "exam", runs[0].model, questions_per_task=questions)
-        failed = study.carry_out(runs, processes=options.processes)
+        _fill_in(options)
+        failed = study.carry_out(_runs(options), processes=options.processes)
     scores = study.read_scores(options.out)
     if not scores:
         raise ConfigurationError(
@@ -77,19 +70,15 @@ def run(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _runs(options: argparse.Namespace, questions: int) -> list[Run]:
+def _runs(options: argparse.Namespace) -> list[Run]:
     """Seed by seed, so that all variants have as many seeds wherever one stops."""
-    beside = options.features.parent
-    val = options.val or beside / "held-out-clips"
     return [
         Run(
             variant=variant,
             seed=seed,
-            model=str(options.model or beside / "start"),
+            model=str(options.model),
             features=str(options.features),
-            val=str(val) if options.val or val.is_dir() else None,
-            exam=str(options.out / "exam"),
-            questions_per_task=questions,
+            val=str(options.val),
             output=str(options.out / variant / f"seed-{seed}"),
             steps=options.steps,
         )
@@ -98,13 +87,20 @@ def _runs(options: argparse.Namespace, questions: int) -> list[Run]:
     ]
 
 
-def _use_shipped_encoders(options: argparse.Namespace) -> None:
-    """Features of the default model's encoders, made once; and the options that go with them."""
+def _fill_in(options: argparse.Namespace) -> None:
+    """What was not given: the default model's encoders, and features of theirs, made once."""
     folder = options.out / "features"
-    options.model = presets.folder("favor-mini")
-    _encode(options.model, folder / "clips", "train", TRAINING_CLIPS)
-    _encode(options.model, folder / "held-out-clips", "test", HELD_OUT_CLIPS)
-    options.features, options.val = folder / "clips", None
+    if options.features is None:
+        options.model = presets.folder("favor-mini")
+        options.features = folder / "clips"
+        _encode(options.model, options.features, "train", TRAINING_CLIPS)
+    if options.model is None:
+        options.model = options.features.parent / "start"
+    if options.val is None:
+        options.val = options.features.parent / "held-out-clips"
+        if not (options.val / "shards.json").is_file():
+            options.val = folder / "held-out-clips"
+            _encode(options.model, options.val, "test", HELD_OUT_CLIPS)
 
 
 def _make_smoke(options: argparse.Namespace) -> None:
@@ -116,25 +112,23 @@ def _make_smoke(options: argparse.Namespace) -> None:
     processor.save_pretrained(folder / "start")
     _encode(folder / "start", folder / "clips", "train", _SMOKE_CLIPS)
     _encode(folder / "start", folder / "held-out-clips", "test", _SMOKE_CLIPS)
-    options.features, options.model, options.val = folder / "clips", None, None
+    options.features, options.model, options.val = folder / "clips", folder / "start", folder / "held-out-clips"
     options.steps, options.seeds, options.report = _SMOKE_STEPS, 1, options.out
-    options.variants = "full,concat"
+    options.variants = "full,picture_only"
 
 
 def _encode(model: Path, output: Path, split: Split, clips: int) -> None:
-    kinds = dict.fromkeys(exam.KINDS, 1.0)
+    kinds = dict.fromkeys(KINDS, 1.0)
     encode(Encode(model=str(model), output=str(output), clips=clips, split=split, kinds=kinds))
 
 
 def _report(out: Path, to: Path, scores: list[dict[str, Any]]) -> None:
-    number = scores[0]["run"]["questions_per_task"]
-    paper = exam.read(out / "exam", questions_per_task=number).paper
     facts = {
         "command": f"python -m training ablate --steps {scores[0]['run']['steps']}",
         "machine": hardware(),
-        "questions": len(paper.items),
-        "clips": len(paper.clips),
-        "without_skill": exam.without_skill(paper),
+        "batch": BATCH,
+        "held_out": scores[0]["held_out"],
+        "without_skill": next((one["without_skill"] for one in scores if "without_skill" in one), None),
     }
     table = summary.rows(scores)
     section = summary.to_markdown(table, scores, facts)
@@ -144,7 +138,7 @@ def _report(out: Path, to: Path, scores: list[dict[str, Any]]) -> None:
     if not plots.draw_lambda(table, to / "docs" / "ablation_lambda.png"):
         print("no picture of lambda: only one weight has been tried", file=sys.stderr)
     print(section)
-    print(json.dumps({row.variant: round(row.values["mean"].mean, 4) for row in table}))
+    print(json.dumps({row.variant: round(row.values["all"].mean, 4) for row in table}))
 
 
 def _positive(text: str) -> int:

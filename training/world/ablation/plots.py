@@ -7,18 +7,18 @@ from pathlib import Path
 
 from favor.errors import MissingDependencyError
 
-from .summary import MEASURES, Row
+from .summary import COLUMNS, Row
 from .variants import VARIANTS
 
-_PANELS = ("mean", "sync", "temporal")
+_PANELS = ("all", "picture", "sound", "binding")
 _OURS, _OTHER = "#1f5f8b", "#8fb3cc"
 
 
 def draw_bars(table: Sequence[Row], path: Path) -> None:
-    """A bar for every variant, three measures side by side; the dashed line is ``full``."""
+    """A bar for every variant, four measures side by side; the dashed line is ``full``."""
     plt = _pyplot()
     figure, panels = plt.subplots(
-        1, len(_PANELS), figsize=(12, 0.38 * len(table) + 1.3), sharey=True, layout="constrained"
+        1, len(_PANELS), figsize=(14, 0.38 * len(table) + 1.3), sharey=True, layout="constrained"
     )
     places = range(len(table))
     for panel, name in zip(panels, _PANELS):
@@ -33,8 +33,8 @@ def draw_bars(table: Sequence[Row], path: Path) -> None:
         for row in table:
             if row.variant == "full":
                 panel.axvline(row.values[name].mean, color=_OURS, linestyle="--", linewidth=1)
-        panel.set_title(MEASURES[name])
-        panel.set_xlabel("share right, 95 % interval over seeds")
+        panel.set_title(COLUMNS[name])
+        panel.set_xlabel("share told right, 95 % interval over seeds")
         panel.set_xlim(0, 1)
     panels[0].set_yticks(places, [row.title for row in table])
     panels[0].invert_yaxis()
@@ -64,11 +64,11 @@ def draw_lambda(table: Sequence[Row], path: Path) -> bool:
                 yerr=[value.half or 0.0 for value in values],
                 marker="o",
                 capsize=2,
-                label=MEASURES[name],
+                label=COLUMNS[name],
             )
         axes.set_xticks(range(len(chosen)), [f"{weight:g}" for weight in chosen])
         axes.set_xlabel("diversity lambda")
-    left.set_ylabel("share right")
+    left.set_ylabel("share told right")
     left.legend(frameon=False)
     right.set_ylabel("cosine between queries")
     _save(figure, path)

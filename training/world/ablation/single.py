@@ -1,4 +1,4 @@
-"""``python -m training.world.ablation.single RUN.json``: one variant, taught and examined.
+"""``python -m training.world.ablation.single RUN.json``: one variant, taught and measured.
 
 Its scores stand in ``OUTPUT/scores.json``; its weights are not kept.
 """
@@ -6,231 +6,191 @@ Its scores stand in ``OUTPUT/scores.json``; its weights are not kept.
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from favor.checkpoint import load_folder
 from favor.connector import Connector
 from favor.modeling import FavorForConditionalGeneration
 from favor.processor import FavorProcessor
 from favor.terminal import quiet_libraries
-from training import parts, recipe, trainer
-from training.base_model import base_model, put_connector
-from training.checkpoints import Checkpoints, load_parts
-from training.logs import read_steps
-from training.trained import FrozenEncoders, TrainedModel, as_inputs
-from training.world.exam.answering import answer
-from training.world.exam.conditions import Condition, Streams, items_for, under
-from training.world.exam.paper import Paper
-from training.world.stream import WorldData
+from training.base_model import put_connector, use_fastest_attention
+from training.recipe import Strict
+from training.world.shards import Shards, StreamName, media_inputs
+from training.world.steps import StepHeads, StepTarget, Told, shares, target_of
+from training.world.teaching import Lesson, teach
 
-from . import exam
-from .variants import MAX_STEPS, VARIANTS
+from .measures import measured, without_skill
+from .reader import Reader, reading_heads
+from .variants import KINDS, MAX_STEPS, VARIANTS
 
 SCORES = "scores.json"
+BATCH = 16
+"""Clips of a step."""
 
-_CPU = torch.device("cpu")
-LLM_LAYERS = 2
-"""Half of favor-mini's: the connector is what is compared, and the time goes further."""
+HELD_OUT = 512
+"""Clips that are measured, or as many as there are."""
 
-_MICRO_BATCH = 8
+_AT_ONCE = 64
 _WARMUP_SHARE = 0.1
 
 
-class Run(recipe.Strict):
+class Run(Strict):
     """One variant with one seed.
 
     Args:
-        model: a folder with taught encoders. features: of its encoders, to learn from; val: of test clips, or None.
-        exam: where the paper lies. questions_per_task: in it.
-        output: the folder of the run. steps: of the optimiser, 8 clips each.
+        model: a folder with taught encoders. features, val: of its encoders, to learn from and to measure with.
+        output: the folder of the run. steps: of the optimiser, BATCH clips each.
     """
 
     variant: str
     seed: int
     model: str
     features: str
-    val: str | None
-    exam: str
-    questions_per_task: int
+    val: str
     output: str
     steps: int
 
 
+class Batch(NamedTuple):
+    """Clips as the connector gets them, and what their steps hold."""
+
+    media: dict[str, Tensor]
+    target: StepTarget
+
+
+class Clips:
+    """Those of a folder that have picture and sound and are short enough, as a variant gets them."""
+
+    def __init__(self, folder: str, model: FavorForConditionalGeneration, *, lost: StreamName | None) -> None:
+        self.shards, self.lost, self.chunk_steps = Shards(folder), lost, model.config.audio_chunk_steps
+        self.shards.refuse_other_encoders(model)
+        numbers = self.shards.of_kinds(KINDS)
+        self.numbers: list[int] = numbers[self.shards.num_steps[numbers] <= MAX_STEPS].tolist()
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """Every target is filled up to MAX_STEPS."""
+        clips = [self.shards.clip(number) for number in numbers]
+        if self.lost is not None:
+            clips = [clip.without(self.lost) for clip in clips]
+        targets = [target_of(self.shards.scene(number), window_steps=MAX_STEPS) for number in numbers]
+        target = StepTarget.joined(targets)
+        if self.lost is not None:  # nothing is asked of a stream that is not there
+            target = target.without(self.lost)
+        return Batch(media_inputs(clips, chunk_steps=self.chunk_steps), target)
+
+    def drawn(self, seed: int, step: int, number: int) -> Batch:
+        """The same for all variants."""
+        rng = random.Random(f"ablate {seed} {step}")
+        return self.batch(rng.sample(self.numbers, min(number, len(self.numbers))))
+
+    def pieces(self) -> Iterator[Batch]:
+        """The first HELD_OUT, some at a time."""
+        for start in range(0, min(HELD_OUT, len(self.numbers)), _AT_ONCE):
+            yield self.batch(self.numbers[start : min(start + _AT_ONCE, HELD_OUT)])
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Teach, examine, write scores; 1 where a signal ended it."""
+    """Teach, measure, write scores."""
     torch.set_num_threads(1)
     quiet_libraries()
     run = Run.model_validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
-    folder = Path(run.output)
-    write_start(run, folder / "start")
-    plan = recipe_of(run)
+    folder, lost = Path(run.output), VARIANTS[run.variant].without
+    model = with_connector(*load_folder(run.model), variant=run.variant, seed=run.seed)
+    clips, held_out = (Clips(each, model, lost=lost) for each in (run.features, run.val))
+    heads = pupil(model, seed=run.seed)
     began = time.process_time()  # of one thread: what else the machine does hardly changes it
-    if trainer.run(plan, is_resuming=False).is_interrupted:
-        return 1
+
+    def batch_of(split: str, step: int, number: int) -> Batch:
+        return (clips if split == "train" else held_out).drawn(run.seed, step, number)
+
+    teach(lesson_of(run), heads, batch_of)
     trained = time.process_time()
-    scores = examine(run, plan)
-    wall = sum(step["seconds"] for step in read_steps(folder / "run").values())
+    scores = {"run": run.model_dump(), **measure(heads.eval(), held_out)}
+    scores["trained_weights"] = sum(weight.numel() for weight in heads.parameters())
     scores["seconds"] = {
         "training": round(trained - began, 1),
-        "training_wall": round(wall, 1),
-        "exam": round(time.process_time() - trained, 1),
+        "measuring": round(time.process_time() - trained, 1),
     }
-    for unwanted in ("start", "run"):
-        shutil.rmtree(folder / unwanted)
+    shutil.rmtree(folder / "run")
     unfinished = folder / f".{SCORES}"
     unfinished.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     unfinished.replace(folder / SCORES)
     return 0
 
 
-def write_start(run: Run, folder: Path) -> None:
-    """The model folder where the variant begins: taught encoders, all else from the seed.
-
-    The language model's weights are the same for all variants of a seed.
-    """
-    model, processor = load_folder(run.model)
-    torch.manual_seed(run.seed)
-    model.config.lora_config, model.config.text_config.num_hidden_layers = None, LLM_LAYERS
-    model.language_model = FavorForConditionalGeneration(model.config).language_model
-    old = model.config.connector_config
-    settings = type(old)(**{**old.to_dict(), **VARIANTS[run.variant].connector})
-    torch.manual_seed(run.seed)
-    put_connector(model, processor, Connector(settings, llm_width=model.config.text_config.hidden_size))
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-
-def world_of(run: Run) -> recipe.World:
-    """What all variants learn from, but for a stream that is left out."""
-    return recipe.World(
-        features=run.features,
-        drop_sound=0.0,
-        drop_picture=0.0,
-        outside_share=0.0,
-        tasks=("timeline", *exam.TASKS),
-        kinds=exam.KINDS,
-        max_steps=MAX_STEPS,
-        without=VARIANTS[run.variant].without,
+def with_connector(
+    model: FavorForConditionalGeneration, processor: FavorProcessor, *, variant: str, seed: int
+) -> FavorForConditionalGeneration:
+    """The model with the variant's connector in the place of its own, from the seed."""
+    settings = type(model.config.connector_config)(
+        **{**model.config.connector_config.to_dict(), **VARIANTS[variant].connector}
     )
+    torch.manual_seed(seed)
+    put_connector(model, processor, Connector(settings, llm_width=model.config.text_config.hidden_size))
+    use_fastest_attention(model, device=torch.device("cpu"), precision="bf16")
+    return model
 
 
-def recipe_of(run: Run) -> recipe.Recipe:
-    """The run as the ordinary trainer wants it."""
-    return recipe.Recipe(
-        name=f"{run.variant}-{run.seed}",
-        summary=VARIANTS[run.variant].title,
-        model=f"{run.output}/start",
+def pupil(model: FavorForConditionalGeneration, *, seed: int) -> StepHeads:
+    """Connector, reader and heads; reader and heads begin alike beside every connector."""
+    torch.manual_seed(seed)
+    return reading_heads(model)
+
+
+def lesson_of(run: Run) -> Lesson:
+    """How all variants are taught; the loop's own scores are a sign of life, no result."""
+    return Lesson(
         output=f"{run.output}/run",
         seed=run.seed,
-        parts=recipe.Parts(llm="full"),
-        data=recipe.Data(world=world_of(run)),
-        optimisation=recipe.Optimisation(
-            steps=run.steps,
-            micro_batch=_MICRO_BATCH,
-            learning_rate=8e-4,
-            betas=(0.9, 0.98),
-            weight_decay=0.01,
-            warmup_steps=round(_WARMUP_SHARE * run.steps),
-            min_learning_rate_share=0.05,
-        ),
-        saving=recipe.Saving(every_steps=run.steps, keep_last=1, keep_best=False),
-        logging=recipe.Logging(every_steps=25, validate_every_steps=run.steps, tensorboard=False),
+        steps=run.steps,
+        batch=BATCH,
+        warmup_steps=round(_WARMUP_SHARE * run.steps),
+        score_every=max(1, run.steps // 4),
+        save_every=run.steps,
+        held_out_batch=_AT_ONCE,
     )
 
 
-def examine(run: Run, plan: recipe.Recipe) -> dict[str, Any]:
-    """All scores of a run that is over, JSON-ready."""
-    model, processor = base_model(plan)
-    parts.apply(model, plan.parts)
-    last = Checkpoints(Path(plan.output), keep_last=1, keep_best=False).latest()
-    assert last is not None, "a run that ended has a checkpoint"
-    load_parts(last, model)
-    FrozenEncoders(model, _CPU)  # they have done their work
-    model.eval()
-    sitting = exam.read(Path(run.exam), questions_per_task=run.questions_per_task)
-    features = heard_and_seen(run, sitting)
-    cosine, tokens = query_cosine(model, features)
+@torch.no_grad()
+def measure(heads: StepHeads, held_out: Clips) -> dict[str, Any]:
+    """All that is measured of the held-out clips, JSON-ready; and what no skill gives, where nothing is left out."""
+    told: list[Told] = []
+    targets: list[StepTarget] = []
+    tokens: list[int] = []
+    cosine = 0.0
+    for media, target in held_out.pieces():
+        with torch.autocast("cpu", torch.bfloat16):
+            vectors = heads(media)
+            told.append(heads.told(vectors, target))
+        targets.append(target)
+        tokens += _reader_of(heads).tokens_of_clips(media)
+        cosine += float(vectors.diversity) * len(media["num_frames"])  # the mean form of the loss is that cosine
+    target = StepTarget.joined(targets)
     scores = {
-        "run": run.model_dump(),
-        "shares": _shares(model, processor, sitting.paper, features, "both")["both"],
-        "query_cosine": cosine,
-        "tokens_per_clip": tokens,
-        "timeline_loss": timeline_loss(run, model, processor),
-        "trained_weights": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        "shares": _rounded(measured(shares(Told.joined(told), target), lost=held_out.lost)),
+        "query_cosine": cosine / len(tokens),
+        "tokens_per_clip": sum(tokens) / len(tokens),
+        "held_out": {"clips": len(tokens), "steps": int((target.is_seen | target.is_heard).sum())},
     }
-    if run.variant == "full":
-        scores["mismatched_sound"] = _shares(model, processor, sitting.paper, features, "mismatched_sound")
-    return scores
+    return scores if held_out.lost else {**scores, "without_skill": _rounded(without_skill(target))}
 
 
-def heard_and_seen(run: Run, sitting: exam.Sitting) -> list[Streams]:
-    """The paper's clips as this variant gets them."""
-    kept: dict[str | None, Condition] = {None: "both", "sound": "picture", "picture": "sound"}
-    condition = kept[VARIANTS[run.variant].without]
-    clips = [under(condition, sitting.paper, sitting.features, number) for number in range(len(sitting.paper.clips))]
-    return [clip for clip in clips if clip is not None]
+def _reader_of(heads: StepHeads) -> Reader:
+    assert isinstance(heads.steps, Reader), "reading_heads made them"
+    return heads.steps
 
 
-@torch.no_grad()
-def query_cosine(model: FavorForConditionalGeneration, clips: Sequence[Streams]) -> tuple[float, float]:
-    """Mean cosine between the queries of a window, 1 where they have collapsed; and soft tokens of a clip."""
-    nothing = torch.zeros(1, 0, dtype=torch.long)
-    cosine, windows, tokens = 0.0, 0, 0
-    for clip in clips:
-        made = model.get_soft_tokens(
-            num_frames=torch.tensor([len(clip.visual)]),
-            num_audio_steps=torch.tensor([clip.num_audio_steps]),
-            is_image=torch.tensor([clip.is_image]),
-            instruction_ids=nothing,
-            instruction_mask=nothing,
-            visual_features=clip.visual,
-            audio_features=clip.audio,
-        )
-        cosine += float(made.diversity) * len(made.queries)  # the mean form of the loss is that cosine
-        windows += len(made.queries)
-        tokens += len(made.soft_tokens)
-    return cosine / windows, tokens / len(clips)
-
-
-@torch.no_grad()
-def timeline_loss(run: Run, model: FavorForConditionalGeneration, processor: FavorProcessor) -> float | None:
-    """Cross-entropy per token of telling all events in order, over test clips; None without any."""
-    if run.val is None:
-        return None
-    world = world_of(run).model_copy(update={"val": run.val, "tasks": ("timeline",), "timeline_share": 1.0})
-    batches = WorldData(world, processor, model.config, micro_batch=_MICRO_BATCH).validation_batches()
-    assert batches is not None, "there are validation clips"
-    trained, end = TrainedModel(model), processor.tokenizer.eos_token_id
-    loss, tokens = 0.0, 0
-    for batch in batches:
-        sums = trained(as_inputs(batch.inputs, end_token_id=end, device=_CPU))
-        loss, tokens = loss + float(sums.language), tokens + sums.num_tokens
-    return loss / tokens
-
-
-def _shares(
-    model: FavorForConditionalGeneration,
-    processor: FavorProcessor,
-    paper: Paper,
-    features: Sequence[Streams],
-    condition: Condition,
-) -> dict[str, dict[str, float]]:
-    """Right answers under a condition, and of the same items with all there is (``both``)."""
-    items = items_for(paper, condition)
-    asked = [paper.items[item].question for item in items]
-    answers = answer(model, processor, paper, features, condition)
-    found = {condition: exam.shares(asked, answers)}
-    if condition != "both":
-        normal = dict(zip(items_for(paper, "both"), answer(model, processor, paper, features, "both"), strict=True))
-        found["both"] = exam.shares(asked, [normal[item] for item in items])
-    return {name: {key: round(value, 4) for key, value in shares.items()} for name, shares in found.items()}
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}
 
 
 if __name__ == "__main__":

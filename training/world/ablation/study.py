@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from favor.errors import ConfigurationError
 from training.stages import MALLOC
 
+from .measures import GROUPS
 from .single import SCORES, Run
 from .variants import VARIANTS
 
@@ -70,7 +71,7 @@ def has_finished(run: Run) -> bool:
     raise ConfigurationError(
         f"{run.variant} with seed {run.seed} has finished in this folder with other settings",
         allowed="the settings it finished with",
-        advice="Choose another --out, or give the same --steps, --features and --model",
+        advice="Choose another --out, or give the same --steps, --features, --val and --model",
     )
 
 
@@ -107,5 +108,5 @@ def _tell(one: _Started, place: str) -> None:
     outcome = f"failed, see {run.variant}/seed-{run.seed}/log.txt"
     if not one.process.returncode:
         shares = json.loads((Path(run.output) / SCORES).read_text(encoding="utf-8"))["shares"]
-        outcome = f"mean {shares['mean']:.3f} sync {shares['sync']:.3f} temporal {shares['temporal']:.3f}"
+        outcome = " ".join(f"{name} {shares[name]:.3f}" for name in ("all", *GROUPS))
     print(f"{place}: {run.variant} seed {run.seed}: {outcome} ({seconds:.0f} s)", file=sys.stderr, flush=True)

@@ -1,16 +1,24 @@
-"""The choices that are compared. All else is the same for all: encoders, data and its order, language model, steps."""
+"""The choices that are compared. All else is the same for all: encoders, data and its order, reader, steps."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from favor.errors import ConfigurationError
+from training.world.scene import Kind
+from training.world.shards import StreamName
 
 MAX_STEPS = 20
 """Of the clips: 10 s. So one window of 20 steps is a window over the whole clip."""
+
+MAX_TOKENS = 2 * MAX_STEPS
+"""Soft tokens of a clip of that length, whatever the variant."""
+
+KINDS: tuple[Kind, ...] = ("video", "match", "cause", "noisy_speech")
+"""Clips with both streams: pictures that move, and one that does not, with words."""
 
 BASE: dict[str, Any] = {
     "window_steps": 10,
@@ -30,12 +38,12 @@ class Variant:
     Args:
         title: what it is called in the report.
         changes: settings of its connector that differ from BASE.
-        without: the stream that it never gets, neither in training nor in the exam.
+        without: the stream that it never gets, neither in training nor when it is measured.
     """
 
     title: str
     changes: dict[str, Any] = field(default_factory=dict)
-    without: Literal["sound", "picture"] | None = None
+    without: StreamName | None = None
 
     @property
     def connector(self) -> dict[str, Any]:
