@@ -25,7 +25,7 @@ from . import plots, study, summary
 from .single import BATCH, Run
 from .variants import KINDS, VARIANTS, chosen
 
-STEPS = 600
+STEPS = 900
 """Some four minutes of training on one core of the machine that favor-mini was made on."""
 
 TRAINING_CLIPS, HELD_OUT_CLIPS = 16384, 1024

@@ -20,8 +20,8 @@ from .variants import MAX_STEPS, MAX_TOKENS
 
 WIDTH = 192
 _LAYERS, _HEADS = 2, 4
-_STEP_STD = _PLACE_STD = 0.5
-"""So large that steps and places can be told apart from the first step of training on."""
+_SLOWEST = 100.0
+"""How much slower than the fastest wave the slowest one is."""
 
 
 def reading_heads(model: FavorForConditionalGeneration) -> StepHeads:
@@ -40,8 +40,8 @@ class Reader(nn.Module):
         self.taken_in = nn.Sequential(
             nn.LayerNorm(model.config.text_config.hidden_size), nn.Linear(model.config.text_config.hidden_size, WIDTH)
         )
-        self.steps = nn.Parameter(torch.randn(MAX_STEPS, WIDTH) * _STEP_STD)
-        self.places = nn.Parameter(torch.randn(MAX_TOKENS, WIDTH) * _PLACE_STD)
+        self.steps = nn.Parameter(_waves(MAX_STEPS, MAX_TOKENS // MAX_STEPS))
+        self.places = nn.Parameter(_waves(MAX_TOKENS, 1))
         self.layers = nn.ModuleList(_Layer() for _ in range(_LAYERS))
         self.norm = nn.LayerNorm(WIDTH)
 
@@ -69,6 +69,17 @@ class Reader(nn.Module):
             )
         ]
         return [num_windows(length, config.window_steps) * config.num_query_tokens for length in lengths]
+
+
+def _waves(number: int, distance: int) -> Tensor:
+    """(number, R) sines and cosines of every ``distance``-th place, so that what is near looks alike from the start.
+
+    Which places belong to which step they do not say: attention begins with random weights.
+    """
+    places = torch.arange(number) * distance
+    rates = _SLOWEST ** -(torch.arange(WIDTH // 2) / (WIDTH // 2))
+    angles = places[:, None] * rates
+    return torch.cat((angles.sin(), angles.cos()), dim=1)
 
 
 class _Layer(nn.Module):
