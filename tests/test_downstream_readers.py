@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eval.metrics import ave as metrics
 from favor.downstream import ave, avsbench, llp, music_avqa, valor
 from favor.downstream.annotations import AnnotationError
 from favor.errors import MissingDependencyError
@@ -158,7 +159,6 @@ def test_ave_an_official_split_with_h5py(tmp_path: Path) -> None:
 
 def test_ave_oracles_of_the_official_test_split() -> None:
     """82.2 % and 17.8 %: what the issue's facts say of the real file."""
-    metrics = pytest.importorskip("eval.metrics.ave")
     found = sorted(SHARED.rglob("Annotations.txt")) if SHARED.is_dir() else []
     found = [path for path in found if (path.parent / "testSet.txt").exists()]
     if not found:
